@@ -1,0 +1,126 @@
+//! What a store does behind the requests: checkpoints, and slots written ahead.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use platform::buffer::Buffer;
+use proto::checkpoint::{Checkpoint, ShardEntry, SlotEntry};
+use proto::chunk::ShardName;
+
+use super::shard::Shard;
+use super::{Store, StoreError};
+
+/// The file that recovery starts from.
+pub(super) const CHECKPOINT: &str = "checkpoint";
+/// Bytes written ahead in one step.
+const STEP: usize = 1 << 20;
+/// Pause between two looks.
+const PERIOD: Duration = Duration::from_millis(250);
+
+impl Store {
+    /// Runs until the store fails; spawn it beside the store.
+    pub async fn maintain(self) {
+        let mut turns = 0u64;
+        loop {
+            self.0.platform.clock().sleep(PERIOD).await;
+            if self.is_failed() {
+                return;
+            }
+            if turns.is_multiple_of(4)
+                && let Ok(space) = self.0.disk.space()
+            {
+                self.0.state.borrow_mut().space = space;
+            }
+            turns += 1;
+            let (fresh, resting) = {
+                let state = self.0.state.borrow();
+                (state.fresh_records, state.slots.resting())
+            };
+            // Freed slots come back soon; records alone may wait.
+            let due = fresh >= self.0.config.checkpoint_records || (resting > 0 && turns.is_multiple_of(8));
+            if due && let Err(error) = self.checkpoint().await {
+                tracing::warn!(store = %self.0.id, %error, "checkpoint failed");
+            }
+            if let Err(error) = self.write_ahead().await {
+                tracing::warn!(store = %self.0.id, %error, "writing slots ahead failed");
+            }
+        }
+    }
+
+    /// Writes a checkpoint. A crash in the middle leaves the old one.
+    ///
+    /// # Errors
+    /// The disk failed; the old checkpoint stays valid.
+    pub async fn checkpoint(&self) -> Result<(), StoreError> {
+        if self.0.checkpointing.replace(true) {
+            return Ok(());
+        }
+        let (checkpoint, resting, fresh, deleted) = {
+            let mut state = self.0.state.borrow_mut();
+            let checkpoint = Checkpoint {
+                next_slot_sequence: state.slots.next_sequence(),
+                shards: state.shards.values().filter(|shard| !shard.slots.is_empty()).map(entry).collect(),
+            };
+            let fresh = std::mem::take(&mut state.fresh_records);
+            (checkpoint, state.slots.resting(), fresh, state.deleted.clone())
+        };
+        let written = self.0.disk.write_file(CHECKPOINT, &checkpoint.encode_file()).await;
+        self.0.checkpointing.set(false);
+        let mut state = self.0.state.borrow_mut();
+        match written {
+            Ok(()) => {
+                state.slots.checkpointed(resting);
+                // A placement is never reused; remembering the last few thousand deletions
+                // refuses appends that were long on their way.
+                if state.deleted.len() > 10_000 {
+                    state.deleted.retain(|placement| !deleted.contains(placement));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                state.fresh_records += fresh;
+                Err(StoreError::Disk(Rc::new(error)))
+            }
+        }
+    }
+
+    /// Keeps some slots written, in small steps: flushing a block that was written before is
+    /// twice as fast as one that was not.
+    async fn write_ahead(&self) -> Result<(), StoreError> {
+        let wanted = self.0.config.prewritten_slots;
+        let slot = {
+            let mut state = self.0.state.borrow_mut();
+            let max = self.0.slots_max(&state);
+            if state.slots.free_count() >= wanted { None } else { state.slots.grow(max) }
+        };
+        let Some(slot) = slot else { return Ok(()) };
+        let zeros = Buffer::zeroed(STEP).freeze();
+        let (mut at, end) = (slot * self.0.config.slot_size, (slot + 1) * self.0.config.slot_size);
+        while at < end {
+            let len = zeros.len().min((end - at) as usize);
+            self.0.file.write_at(at, vec![zeros.slice(..len)]).await.map_err(Rc::new)?;
+            at += len as u64;
+            platform::tasks::yield_now().await;
+        }
+        self.0.state.borrow_mut().slots.add_prewritten(slot);
+        Ok(())
+    }
+}
+
+fn entry(shard: &Shard) -> ShardEntry {
+    ShardEntry {
+        name: ShardName { placement: shard.placement.0, chunk: shard.chunk.0, index: u32::from(shard.index.0) },
+        epoch: shard.epoch.0,
+        len: shard.durable_len(),
+        sealed: shard.sealed,
+        cut: shard.cut,
+        slots: shard.slots.iter().map(|(slot, sequence)| SlotEntry { slot: *slot, sequence: *sequence }).collect(),
+        records: shard
+            .records
+            .iter()
+            .flat_map(|record| [record.offset, record.position, u64::from(record.len)])
+            .collect(),
+        tail: shard.durable_tail.1,
+        tail_slot: shard.durable_tail.0,
+    }
+}

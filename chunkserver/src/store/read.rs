@@ -1,0 +1,134 @@
+//! Verified reads: the header block names what it holds, each block carries its checksum.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use platform::buffer::Buffer;
+use proto::record::{BLOCK, RecordHeader, RecordKind, is_inline, payload_start, record_len, verify_blocks};
+
+use super::shard::RecordRef;
+use super::write::Target;
+use super::{Store, StoreError};
+
+/// The most bytes of one read.
+pub const READ_MAX: usize = 1 << 20;
+/// Skipping less than this, header and data come in one read.
+const GAP_MAX: usize = 64 << 10;
+
+impl Store {
+    /// Reads `len` bytes at `offset`, all durable, all verified.
+    ///
+    /// # Errors
+    /// `Beyond`, `NoShard`, `Rot` (nothing wrong is ever returned), `Disk`.
+    pub async fn read(&self, target: Target, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        if len == 0 || len > READ_MAX {
+            return Err(StoreError::BadRequest("read of 0 or more than 1 MiB"));
+        }
+        let end = offset.checked_add(len as u64).ok_or(StoreError::BadRequest("offset overflows"))?;
+        let records = {
+            let state = self.0.state.borrow();
+            let shard = state.shards.get(&target.placement).ok_or(StoreError::NoShard)?;
+            if shard.chunk != target.chunk || shard.index != target.index {
+                return Err(StoreError::NoShard);
+            }
+            if end > shard.durable_len() {
+                return Err(StoreError::Beyond { len: shard.durable_len() });
+            }
+            shard.find(offset, end).to_vec()
+        };
+        if let [only] = records.as_slice()
+            && only.offset <= offset
+            && only.offset + u64::from(only.len) >= end
+        {
+            return self.read_record(target, *only, offset, end).await;
+        }
+        let mut out = Buffer::with_capacity(len);
+        let mut at = offset;
+        for record in records {
+            // A hole is a record that recovery found rotten.
+            if record.offset > at {
+                break;
+            }
+            let upto = end.min(record.offset + u64::from(record.len));
+            out.extend_from_slice(&self.read_record(target, record, at, upto).await?);
+            at = upto;
+        }
+        if at < end {
+            return Err(self.rot(target, at));
+        }
+        Ok(out.freeze())
+    }
+
+    async fn read_record(&self, target: Target, record: RecordRef, start: u64, end: u64) -> Result<Bytes, StoreError> {
+        let payload_len = record.len as usize;
+        let (from, to) = ((start - record.offset) as usize, (end - record.offset) as usize);
+        let first = from / BLOCK;
+        let io = |error| StoreError::Disk(Rc::new(error));
+        if is_inline(payload_len) {
+            let block = self.0.file.read_at(record.position, BLOCK).await.map_err(io)?;
+            self.check_header(target, record, &block)?;
+            let begin = payload_start(payload_len);
+            let bytes = block.freeze();
+            return self.checked(
+                target,
+                record,
+                &bytes[..BLOCK],
+                0,
+                bytes.slice(begin..begin + payload_len),
+                (from, to),
+            );
+        }
+        let last = to.div_ceil(BLOCK);
+        if first * BLOCK <= GAP_MAX {
+            let whole = self.0.file.read_at(record.position, BLOCK + last * BLOCK).await.map_err(io)?;
+            if whole.len() < BLOCK + last * BLOCK {
+                return Err(self.rot(target, start));
+            }
+            let bytes = whole.freeze();
+            self.check_header(target, record, &bytes[..BLOCK])?;
+            let data = bytes.slice(BLOCK + first * BLOCK..BLOCK + last * BLOCK);
+            return self.checked(target, record, &bytes[..BLOCK], first, data, (from, to));
+        }
+        let data_at = record.position + (BLOCK + first * BLOCK) as u64;
+        let header = self.0.file.read_at(record.position, BLOCK);
+        let data = self.0.file.read_at(data_at, (last - first) * BLOCK);
+        let (header, data) = futures_util::future::join(header, data).await;
+        let (header, data) = (header.map_err(io)?, data.map_err(io)?.freeze());
+        self.check_header(target, record, &header)?;
+        self.checked(target, record, &header, first, data, (from, to))
+    }
+
+    fn check_header(&self, target: Target, record: RecordRef, block: &[u8]) -> Result<(), StoreError> {
+        let fits = RecordHeader::decode(block, self.0.id).is_ok_and(|header| {
+            header.kind == RecordKind::Data
+                && header.placement == target.placement
+                && header.chunk == target.chunk
+                && header.shard == target.index
+                && header.offset == record.offset
+                && header.payload_len == record.len
+        });
+        if fits { Ok(()) } else { Err(self.rot(target, record.offset)) }
+    }
+
+    /// Checks blocks from `first` on and cuts `range` (bytes of the payload) out of them.
+    fn checked(
+        &self,
+        target: Target,
+        record: RecordRef,
+        header: &[u8],
+        first: usize,
+        data: Bytes,
+        range: (usize, usize),
+    ) -> Result<Bytes, StoreError> {
+        debug_assert!(record_len(record.len as usize) >= BLOCK);
+        verify_blocks(header, record.len as usize, first, &data)
+            .map_err(|block| self.rot(target, record.offset + (block * BLOCK) as u64))?;
+        Ok(data.slice(range.0 - first * BLOCK..range.1 - first * BLOCK))
+    }
+
+    fn rot(&self, target: Target, offset: u64) -> StoreError {
+        self.0.rot_found.set(self.0.rot_found.get() + 1);
+        tracing::warn!(store = %self.0.id, placement = %target.placement, chunk = %target.chunk, offset, "damaged bytes found");
+        StoreError::Rot { offset }
+    }
+}

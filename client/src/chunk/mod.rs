@@ -1,0 +1,8 @@
+//! The waist: append to a chunk, read from a chunk.
+
+pub mod cache;
+pub mod layout;
+pub mod packer;
+pub mod reader;
+pub mod shards;
+pub mod writer;

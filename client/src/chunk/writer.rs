@@ -1,0 +1,400 @@
+//! The chunk writer: appends to granted chunks; every shard must ack; at any doubt it gives the
+//! chunk up, has it sealed behind its back, and goes on in another one, granted ahead.
+//!
+//! ```text
+//! append -> chunk with room -> all shards at once -> all acked: extent
+//!                                   | any error: chunk is broken, same bytes to the next chunk
+//! ```
+//!
+//! A chunk stays pinned while extents in it may still be committed; when the last pin goes the
+//! metaserver is told that this session will not name it again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use erasure::Coder;
+use futures_util::future::join_all;
+use platform::buffer::Buffer;
+use proto::meta::ChunkEntry;
+use proto::rows::ShardRow;
+use proto::service::code;
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc};
+use types::extent::Extent;
+use types::ids::{ChunkId, Partition};
+use types::redundancy::Redundancy;
+
+use super::layout::gather;
+use super::shards::Shards;
+use crate::meta::{MetaClient, MetaError};
+
+/// The most bytes one shard takes in one append.
+pub const APPEND_MAX: usize = 1 << 20;
+/// How long an append tries before it gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Seals asked for at once.
+const SEALS_AT_ONCE: usize = 8;
+
+/// Why bytes could not be stored.
+#[derive(Debug, Error, Clone)]
+pub enum WriteError {
+    /// No chunk could be had or none took the bytes in time.
+    #[error("no chunk took the bytes: {0}")]
+    Unavailable(String),
+    /// The pool is full.
+    #[error("no space: {0}")]
+    NoSpace(String),
+    /// The session has ended: the whole operation must begin anew.
+    #[error("the session has ended")]
+    SessionEnded,
+}
+
+impl From<MetaError> for WriteError {
+    fn from(error: MetaError) -> WriteError {
+        match error {
+            MetaError::SessionEnded => WriteError::SessionEnded,
+            MetaError::Failed(failure) if failure.code == code::FULL => WriteError::NoSpace(failure.text),
+            other => WriteError::Unavailable(other.to_string()),
+        }
+    }
+}
+
+/// What to tell the metaserver about a chunk.
+struct Farewell {
+    chunk: u64,
+    release: bool,
+}
+
+/// A chunk granted to this process.
+struct OpenChunk {
+    chunk: u64,
+    epoch: u64,
+    session: u64,
+    cell: usize,
+    capacity: u64,
+    shards: Vec<ShardRow>,
+    /// When it was granted: what failed before was known to the planner.
+    granted: platform::clock::Instant,
+    /// Logical bytes handed out.
+    used: Cell<u64>,
+    broken: Cell<bool>,
+    broke: Notify,
+    farewell: mpsc::UnboundedSender<Farewell>,
+}
+
+impl Drop for OpenChunk {
+    fn drop(&mut self) {
+        // The receiver is gone only when the process is.
+        let _ = self.farewell.send(Farewell { chunk: self.chunk, release: true });
+    }
+}
+
+/// Keeps a chunk from being released while its extents may still be committed.
+#[derive(Clone)]
+pub struct Pin(#[expect(dead_code, reason = "held for its drop")] Rc<OpenChunk>);
+
+/// One line of chunks: same partition, same policy.
+struct Line {
+    partition: Partition,
+    policy: Redundancy,
+    current: RefCell<Option<Rc<OpenChunk>>>,
+    ahead: RefCell<VecDeque<Rc<OpenChunk>>>,
+    granting: Cell<bool>,
+    granted: Notify,
+    failure: RefCell<Option<(u64, MetaError)>>,
+    grants: Cell<u64>,
+}
+
+struct Inner {
+    meta: MetaClient,
+    shards: Shards,
+    lines: RefCell<BTreeMap<(Partition, Redundancy), Rc<Line>>>,
+    coders: RefCell<BTreeMap<(u8, u8), Coder>>,
+    farewell: mpsc::UnboundedSender<Farewell>,
+}
+
+/// The writer of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct ChunkWriter(Rc<Inner>);
+
+impl ChunkWriter {
+    /// A writer; it grants itself chunks when the first bytes come.
+    pub fn new(meta: MetaClient, shards: Shards) -> ChunkWriter {
+        let (farewell, queue) = mpsc::unbounded_channel();
+        let writer = ChunkWriter(Rc::new(Inner {
+            meta: meta.clone(),
+            shards,
+            lines: RefCell::new(BTreeMap::new()),
+            coders: RefCell::new(BTreeMap::new()),
+            farewell,
+        }));
+        let tasks = meta.platform().tasks().clone();
+        tasks.spawn(say_farewells(meta, queue));
+        writer
+    }
+
+    /// The platform beneath.
+    pub fn platform(&self) -> &platform::Platform {
+        self.0.meta.platform()
+    }
+
+    /// Bytes of a stripe of this policy in the next chunk: the unit of [`ChunkWriter::append`].
+    ///
+    /// # Errors
+    /// No chunk can be had.
+    pub async fn stripe_len(&self, partition: Partition, policy: Redundancy) -> Result<usize, WriteError> {
+        match policy {
+            Redundancy::Copies(_) => Ok(1),
+            Redundancy::Erasure { data, .. } => {
+                let line = self.line(partition, policy);
+                let chunk = self.chunk_with_room(&line, 1).await?;
+                Ok(usize::from(data) * chunk.cell)
+            }
+        }
+    }
+
+    /// Stores `data` (for erasure: whole stripes, at most [`APPEND_MAX`] a column; for copies at
+    /// most [`APPEND_MAX`]); durable on all shards when this returns. `logical` of the extent is 0.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; nothing is visible then.
+    pub async fn append(
+        &self,
+        partition: Partition,
+        policy: Redundancy,
+        data: Bytes,
+    ) -> Result<(Extent, Pin), WriteError> {
+        let clock = self.platform().clock().clone();
+        let deadline = clock.now() + PATIENCE;
+        let line = self.line(partition, policy);
+        let mut columns: Option<(usize, Vec<Bytes>)> = None;
+        loop {
+            let open = self.chunk_with_room(&line, data.len() as u64).await?;
+            if columns.as_ref().is_none_or(|(cell, _)| *cell != open.cell) {
+                columns = Some((open.cell, self.columns(policy, open.cell, &data)));
+            }
+            let Some((_, payloads)) = &columns else { continue };
+            let offset = open.used.get();
+            // Room may have gone while columns were made (no await lies between, but be sure).
+            assert!(offset + data.len() as u64 <= open.capacity, "append beyond the chunk's capacity");
+            open.used.set(offset + data.len() as u64);
+            let shard_offset = offset / policy.needed() as u64;
+            let why = match self.append_all(&open, shard_offset, payloads).await {
+                Ok(()) => {
+                    let extent = Extent { logical: 0, chunk: ChunkId(open.chunk), offset, len: data.len() as u64 };
+                    return Ok((extent, Pin(open)));
+                }
+                Err(why) => why,
+            };
+            tracing::debug!(chunk = %ChunkId(open.chunk), %why, "chunk given up, going on in another one");
+            self.give_up(&line, &open);
+            if clock.now() >= deadline {
+                return Err(WriteError::Unavailable(why));
+            }
+        }
+    }
+
+    fn columns(&self, policy: Redundancy, cell: usize, data: &Bytes) -> Vec<Bytes> {
+        let Redundancy::Erasure { data: k, parity: m } = policy else {
+            return vec![data.clone(); policy.shards()];
+        };
+        let (k, m) = (usize::from(k), usize::from(m));
+        assert_eq!(data.len() % (k * cell), 0, "whole stripes only");
+        let len = data.len() / k;
+        assert!(len <= APPEND_MAX, "more than an append takes");
+        let mut columns: Vec<Buffer> = (0..k)
+            .map(|column| {
+                let mut out = Buffer::zeroed(len);
+                gather(k, cell, column, data, &mut out);
+                out
+            })
+            .collect();
+        let mut parity: Vec<Buffer> = (0..m).map(|_| Buffer::zeroed(len)).collect();
+        let coder = self.coder(k as u8, m as u8);
+        {
+            let sources: Vec<&[u8]> = columns.iter().map(|column| &column[..]).collect();
+            let mut targets: Vec<&mut [u8]> = parity.iter_mut().map(|column| &mut column[..]).collect();
+            if let Err(error) = coder.encode(&sources, &mut targets) {
+                unreachable!("equal lengths were given: {error}");
+            }
+        }
+        columns.append(&mut parity);
+        columns.into_iter().map(Buffer::freeze).collect()
+    }
+
+    /// The coder of a policy.
+    pub fn coder(&self, data: u8, parity: u8) -> Coder {
+        let mut coders = self.0.coders.borrow_mut();
+        coders
+            .entry((data, parity))
+            .or_insert_with(|| match Coder::new(usize::from(data), usize::from(parity)) {
+                Ok(coder) => coder,
+                Err(error) => unreachable!("a policy was parsed that cannot be coded: {error}"),
+            })
+            .clone()
+    }
+
+    async fn append_all(&self, open: &Rc<OpenChunk>, offset: u64, payloads: &[Bytes]) -> Result<(), String> {
+        let broke = open.broke.notified();
+        if open.broken.get() {
+            return Err("an earlier append failed".into());
+        }
+        let request = self.0.meta.peers().new_request();
+        let calls = open.shards.iter().map(|shard| {
+            let payload = payloads[shard.index as usize].clone();
+            self.0.shards.append(open.chunk, *shard, open.epoch, offset, payload, request)
+        });
+        let all = join_all(calls);
+        tokio::select! {
+            biased;
+            acks = all => match acks.into_iter().find_map(Result::err) {
+                None => Ok(()),
+                Some(error) => Err(error.to_string()),
+            },
+            () = broke => Err("an earlier append failed".into()),
+        }
+    }
+
+    fn give_up(&self, line: &Line, open: &Rc<OpenChunk>) {
+        line.current.borrow_mut().take_if(|current| Rc::ptr_eq(current, open));
+        if !open.broken.replace(true) {
+            open.broke.notify_waiters();
+            // Sealed soon, so that its missing shard is rebuilt; released when the last pin goes.
+            let _ = self.0.farewell.send(Farewell { chunk: open.chunk, release: false });
+        }
+    }
+
+    fn line(&self, partition: Partition, policy: Redundancy) -> Rc<Line> {
+        let mut lines = self.0.lines.borrow_mut();
+        let line = lines.entry((partition, policy)).or_insert_with(|| {
+            Rc::new(Line {
+                partition,
+                policy,
+                current: RefCell::new(None),
+                ahead: RefCell::new(VecDeque::new()),
+                granting: Cell::new(false),
+                granted: Notify::new(),
+                failure: RefCell::new(None),
+                grants: Cell::new(0),
+            })
+        });
+        Rc::clone(line)
+    }
+
+    /// A chunk of the line with room for `len` more logical bytes.
+    async fn chunk_with_room(&self, line: &Rc<Line>, len: u64) -> Result<Rc<OpenChunk>, WriteError> {
+        loop {
+            let session = self.0.meta.session();
+            let usable = |open: &Rc<OpenChunk>| {
+                let suspect = open.used.get() == 0
+                    && open.shards.iter().any(|shard| self.0.shards.disks().failed_since(shard.disk, open.granted));
+                !open.broken.get() && open.session == session && open.used.get() + len <= open.capacity && !suspect
+            };
+            {
+                let mut current = line.current.borrow_mut();
+                if let Some(open) = current.as_ref().filter(|open| usable(open)) {
+                    let open = Rc::clone(open);
+                    drop(current);
+                    if open.used.get() > open.capacity / 2 {
+                        self.grant_ahead(line);
+                    }
+                    return Ok(open);
+                }
+                *current = None;
+                let mut ahead = line.ahead.borrow_mut();
+                while let Some(next) = ahead.pop_front() {
+                    if usable(&next) {
+                        *current = Some(Rc::clone(&next));
+                        break;
+                    }
+                }
+                if current.is_some() {
+                    continue;
+                }
+            }
+            let grants = line.grants.get();
+            let granted = line.granted.notified();
+            self.grant_ahead(line);
+            granted.await;
+            if let Some((number, error)) = &*line.failure.borrow()
+                && *number > grants
+            {
+                return Err(error.clone().into());
+            }
+        }
+    }
+
+    /// Asks for the next chunk unless somebody does already. Runs as a task of its own, so that a
+    /// caller that gives up leaves no grant behind.
+    fn grant_ahead(&self, line: &Rc<Line>) {
+        if line.granting.get() || !line.ahead.borrow().is_empty() {
+            return;
+        }
+        line.granting.set(true);
+        let (this, line) = (self.clone(), Rc::clone(line));
+        self.platform().tasks().spawn(async move {
+            let session = this.0.meta.register().await;
+            let avoid = this.0.shards.disks().suspects();
+            let granted = match session {
+                Ok(_) => this.0.meta.grant(line.partition, line.policy, 1, avoid).await,
+                Err(error) => Err(error),
+            };
+            line.grants.set(line.grants.get() + 1);
+            match granted {
+                Ok(chunks) => {
+                    let opened = chunks.into_iter().map(|entry| Rc::new(this.open(entry)));
+                    line.ahead.borrow_mut().extend(opened);
+                }
+                Err(error) => *line.failure.borrow_mut() = Some((line.grants.get(), error)),
+            }
+            line.granting.set(false);
+            line.granted.notify_waiters();
+        });
+    }
+
+    fn open(&self, entry: ChunkEntry) -> OpenChunk {
+        OpenChunk {
+            chunk: entry.chunk,
+            epoch: entry.row.epoch,
+            session: entry.row.session,
+            cell: entry.row.cell_size.max(1) as usize,
+            capacity: entry.row.capacity,
+            shards: entry.row.shards,
+            granted: self.platform().clock().now(),
+            used: Cell::new(0),
+            broken: Cell::new(false),
+            broke: Notify::new(),
+            farewell: self.0.farewell.clone(),
+        }
+    }
+}
+
+/// Seals and releases chunks behind the writers' backs.
+async fn say_farewells(meta: MetaClient, mut queue: mpsc::UnboundedReceiver<Farewell>) {
+    let room = std::sync::Arc::new(tokio::sync::Semaphore::new(SEALS_AT_ONCE));
+    while let Some(farewell) = queue.recv().await {
+        let Ok(permit) = std::sync::Arc::clone(&room).acquire_owned().await else { return };
+        let meta = meta.clone();
+        let tasks = meta.platform().tasks().clone();
+        tasks.spawn(async move {
+            let session = meta.session();
+            let mut pause = Duration::from_millis(100);
+            // When the session ends, the leader seals and releases by itself.
+            while meta.session() == session {
+                match meta.seal(farewell.chunk, farewell.release).await {
+                    Ok(_) => break,
+                    Err(MetaError::Failed(failure)) if failure.class == proto::service::class::GIVE_UP => break,
+                    Err(error) => {
+                        tracing::debug!(chunk = %ChunkId(farewell.chunk), %error, "chunk is not sealed yet");
+                        meta.platform().clock().sleep(pause).await;
+                        pause = (pause * 2).min(Duration::from_secs(2));
+                    }
+                }
+            }
+            drop(permit);
+        });
+    }
+}

@@ -1,0 +1,110 @@
+//! Where disks are reached, and which of them answer slowly or not at all.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use platform::clock::Instant;
+use proto::meta::{Ask, AskAll};
+use types::ids::StoreId;
+
+use crate::meta::{MetaClient, MetaError};
+
+/// How long a disk that failed is avoided.
+const AVOID: Duration = Duration::from_secs(5);
+/// The map is fetched again at most this often.
+const REFRESH: Duration = Duration::from_millis(200);
+
+#[derive(Clone)]
+struct Place {
+    address: String,
+    store: StoreId,
+}
+
+struct Inner {
+    meta: MetaClient,
+    places: RefCell<BTreeMap<u64, Place>>,
+    failed: RefCell<BTreeMap<u64, Instant>>,
+    fetched: Cell<Instant>,
+}
+
+/// The disks as this process sees them. Cheap to clone.
+#[derive(Clone)]
+pub struct DiskMap(Rc<Inner>);
+
+impl DiskMap {
+    /// An empty map; it is fetched when the first disk is looked up.
+    pub fn new(meta: MetaClient) -> DiskMap {
+        DiskMap(Rc::new(Inner {
+            meta,
+            places: RefCell::new(BTreeMap::new()),
+            failed: RefCell::new(BTreeMap::new()),
+            fetched: Cell::new(Instant(0)),
+        }))
+    }
+
+    /// Address and store of a disk, fetching the map if it is unknown.
+    ///
+    /// # Errors
+    /// No leader in time. `None` for a disk that does not exist.
+    pub async fn place(&self, disk: u64) -> Result<Option<(String, StoreId)>, MetaError> {
+        if let Some(found) = self.known(disk) {
+            return Ok(Some(found));
+        }
+        self.refresh().await?;
+        Ok(self.known(disk))
+    }
+
+    fn known(&self, disk: u64) -> Option<(String, StoreId)> {
+        self.0.places.borrow().get(&disk).map(|place| (place.address.clone(), place.store))
+    }
+
+    /// Fetches the map.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn refresh(&self) -> Result<(), MetaError> {
+        let now = self.0.meta.platform().clock().now();
+        if self.0.fetched.get().0 > 0 && now.saturating_since(self.0.fetched.get()) < REFRESH {
+            return Ok(());
+        }
+        let view = self.0.meta.query(Ask::Disks(AskAll {})).await?;
+        self.0.fetched.set(self.0.meta.platform().clock().now());
+        let places = view
+            .disks
+            .into_iter()
+            .map(|entry| (entry.disk, Place { address: entry.row.address, store: StoreId(entry.row.store) }));
+        *self.0.places.borrow_mut() = places.collect();
+        Ok(())
+    }
+
+    /// A call to this disk failed.
+    pub fn mark_failed(&self, disk: u64) {
+        self.0.failed.borrow_mut().insert(disk, self.0.meta.platform().clock().now());
+    }
+
+    /// A call to this disk went well.
+    pub fn mark_well(&self, disk: u64) {
+        if !self.0.failed.borrow().is_empty() {
+            self.0.failed.borrow_mut().remove(&disk);
+        }
+    }
+
+    /// Whether this disk failed a moment ago.
+    pub fn is_suspect(&self, disk: u64) -> bool {
+        let failed = self.0.failed.borrow();
+        let now = self.0.meta.platform().clock().now();
+        failed.get(&disk).is_some_and(|at| now.saturating_since(*at) < AVOID)
+    }
+
+    /// Whether this disk failed after `moment`, a moment ago.
+    pub fn failed_since(&self, disk: u64, moment: Instant) -> bool {
+        self.is_suspect(disk) && self.0.failed.borrow().get(&disk).is_some_and(|at| *at > moment)
+    }
+
+    /// Disks to avoid in new grants.
+    pub fn suspects(&self) -> Vec<u64> {
+        self.0.failed.borrow().keys().copied().filter(|disk| self.is_suspect(*disk)).collect()
+    }
+}

@@ -1,0 +1,359 @@
+//! The way to the metaserver: finds the leader, keeps a session, makes commands exactly-once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use platform::Platform;
+use proto::meta::{
+    Ask, Body, ChunkEntry, Command, DiskReport, FinishMove, GrantRequest, Heartbeat, Job, LeaseJobRequest, Outcome,
+    Query, RegisterSession, SealRequest, View, refusal,
+};
+use proto::rows::RedundancyRow;
+use proto::service::{Answer, Failure, Request, class, code};
+use rpc::call::{CallError, Reply};
+use rpc::peers::Peers;
+use thiserror::Error;
+use types::ids::{Partition, RequestId, StoreId};
+use types::redundancy::Redundancy;
+
+/// How long an operation tries before it gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Commands outstanding at once; the metaserver refuses more than 1,024.
+const OUTSTANDING_MAX: usize = 512;
+
+/// Why the metaserver did not do what was asked.
+#[derive(Debug, Error, Clone)]
+pub enum MetaError {
+    /// No leader answered in time; the command may or may not have been applied.
+    #[error("metaserver unavailable: {0}")]
+    Unavailable(String),
+    /// This process's session has ended; a new one is being registered.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// Decided in apply.
+    #[error("refused: {text}")]
+    Refused {
+        /// See `proto::meta::refusal`.
+        code: u32,
+        /// Facts.
+        text: String,
+        /// The whole outcome.
+        outcome: Box<Outcome>,
+    },
+    /// The leader cannot, now or ever (see the failure's class).
+    #[error("{}", .0.text)]
+    Failed(Failure),
+}
+
+struct Inner {
+    peers: Peers,
+    name: String,
+    addresses: RefCell<Vec<String>>,
+    at: Cell<usize>,
+    session: Cell<u64>,
+    registering: Cell<bool>,
+    next_sequence: Cell<u64>,
+    outstanding: RefCell<BTreeSet<u64>>,
+    changed: tokio::sync::Notify,
+}
+
+/// One process's way to the metaserver. Cheap to clone.
+#[derive(Clone)]
+pub struct MetaClient(Rc<Inner>);
+
+/// Somebody registers; gone when it is done or its caller stopped waiting.
+struct Registering(Rc<Inner>);
+
+impl Drop for Registering {
+    fn drop(&mut self) {
+        self.0.registering.set(false);
+    }
+}
+
+/// A sequence number in use; gone when the outcome has arrived or its caller stopped waiting.
+struct Ticket {
+    inner: Rc<Inner>,
+    session: u64,
+    sequence: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.inner.session.get() == self.session {
+            self.inner.outstanding.borrow_mut().remove(&self.sequence);
+            self.inner.changed.notify_waiters();
+        }
+    }
+}
+
+impl MetaClient {
+    /// Talks to the replicas at `addresses`; `name` is the process's name, for people.
+    pub fn new(peers: Peers, name: &str, addresses: Vec<String>) -> MetaClient {
+        assert!(!addresses.is_empty(), "a metaserver address is needed");
+        MetaClient(Rc::new(Inner {
+            peers,
+            name: name.to_owned(),
+            addresses: RefCell::new(addresses),
+            at: Cell::new(0),
+            session: Cell::new(0),
+            registering: Cell::new(false),
+            next_sequence: Cell::new(1),
+            outstanding: RefCell::new(BTreeSet::new()),
+            changed: tokio::sync::Notify::new(),
+        }))
+    }
+
+    /// The platform beneath.
+    pub fn platform(&self) -> &Platform {
+        self.0.peers.platform()
+    }
+
+    /// The calling side of the process.
+    pub fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    /// The present session, 0 = none yet.
+    pub fn session(&self) -> u64 {
+        self.0.session.get()
+    }
+
+    /// Asks whoever leads, trying the replicas in turn until one answers.
+    async fn ask(&self, request: RequestId, body: &Request) -> Result<Reply, MetaError> {
+        let clock = self.0.peers.platform().clock();
+        let deadline = clock.now() + PATIENCE;
+        let mut pause = Duration::from_millis(5);
+        let mut last = "no replica answered".to_owned();
+        let mut tried = 0;
+        while clock.now() < deadline {
+            let address = {
+                let addresses = self.0.addresses.borrow();
+                addresses[self.0.at.get() % addresses.len()].clone()
+            };
+            let called =
+                self.0.peers.call(&address, StoreId(0), request, body.clone(), Bytes::new(), CALL_TIMEOUT).await;
+            match called {
+                Ok(reply) => return Ok(reply),
+                Err(CallError::Refused(failure)) if failure.class == class::ELSEWHERE => {
+                    last = failure.text;
+                    self.0.at.set(self.0.at.get() + 1);
+                }
+                Err(CallError::Refused(failure)) if failure.class == class::RETRY && failure.code != code::FULL => {
+                    last = failure.text;
+                }
+                Err(CallError::Refused(failure)) => return Err(MetaError::Failed(failure)),
+                Err(error) => {
+                    last = error.to_string();
+                    self.0.at.set(self.0.at.get() + 1);
+                }
+            }
+            tried += 1;
+            if tried % self.0.addresses.borrow().len() == 0 {
+                clock.sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(200));
+            }
+        }
+        Err(MetaError::Unavailable(last))
+    }
+
+    /// Registers this process start; needed before commands. Idempotent.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn register(&self) -> Result<u64, MetaError> {
+        loop {
+            if self.0.session.get() != 0 {
+                return Ok(self.0.session.get());
+            }
+            if self.0.registering.replace(true) {
+                self.platform().clock().sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+            let _guard = Registering(Rc::clone(&self.0));
+            let nonce = self.platform().random().next_u64() | 1;
+            let body = Body::RegisterSession(RegisterSession { name: self.0.name.clone(), nonce });
+            let command = Command { body: Some(body), ..Command::default() };
+            let registered = self.ask(self.0.peers.new_request(), &Request::Propose(command)).await;
+            let outcome = outcome_of(registered?)?;
+            self.0.outstanding.borrow_mut().clear();
+            self.0.next_sequence.set(1);
+            self.0.session.set(outcome.number);
+        }
+    }
+
+    async fn ticket(&self) -> Result<Ticket, MetaError> {
+        loop {
+            let session = self.register().await?;
+            let room = {
+                let outstanding = self.0.outstanding.borrow();
+                let next = self.0.next_sequence.get();
+                let oldest = outstanding.first().copied().unwrap_or(next);
+                outstanding.len() < OUTSTANDING_MAX && next - oldest < OUTSTANDING_MAX as u64
+            };
+            if room {
+                let sequence = self.0.next_sequence.get();
+                self.0.next_sequence.set(sequence + 1);
+                self.0.outstanding.borrow_mut().insert(sequence);
+                return Ok(Ticket { inner: Rc::clone(&self.0), session, sequence });
+            }
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// All outcomes up to here have arrived.
+    fn floor(&self) -> u64 {
+        let outstanding = self.0.outstanding.borrow();
+        outstanding.first().copied().unwrap_or(self.0.next_sequence.get()) - 1
+    }
+
+    /// Carries out a command exactly once.
+    ///
+    /// # Errors
+    /// `Refused` when apply decided so; `Unavailable` when the outcome is unknown.
+    pub async fn command(&self, partition: Partition, body: Body) -> Result<Outcome, MetaError> {
+        let ticket = self.ticket().await?;
+        let command = Command {
+            session: ticket.session,
+            sequence: ticket.sequence,
+            floor: self.floor().min(ticket.sequence - 1),
+            partition: u32::from(partition.0),
+            now_ms: 0,
+            body: Some(body),
+        };
+        let reply = self.ask(self.0.peers.new_request(), &Request::Propose(command)).await?;
+        self.judged(&ticket, reply)
+    }
+
+    fn judged(&self, ticket: &Ticket, reply: Reply) -> Result<Outcome, MetaError> {
+        match outcome_of(reply) {
+            Err(MetaError::Refused { code: refusal::NO_SESSION, .. }) => {
+                if self.0.session.get() == ticket.session {
+                    tracing::warn!(session = ticket.session, "session has ended, registering anew");
+                    self.0.session.set(0);
+                }
+                Err(MetaError::SessionEnded)
+            }
+            other => other,
+        }
+    }
+
+    /// A linearizable read.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn query(&self, ask: Ask) -> Result<View, MetaError> {
+        match self.ask(self.0.peers.new_request(), &Request::Query(Query { ask: Some(ask) })).await?.answer {
+            Answer::View(view) => Ok(view),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Chunks for this session to write, with their placements.
+    ///
+    /// # Errors
+    /// Too few disks, no leader in time.
+    pub async fn grant(
+        &self,
+        partition: Partition,
+        policy: Redundancy,
+        count: u32,
+        avoid: Vec<u64>,
+    ) -> Result<Vec<ChunkEntry>, MetaError> {
+        let ticket = self.ticket().await?;
+        let ask = GrantRequest {
+            redundancy: RedundancyRow::from(policy),
+            count,
+            session: ticket.session,
+            sequence: ticket.sequence,
+            floor: self.floor().min(ticket.sequence - 1),
+            partition: u32::from(partition.0),
+            avoid,
+        };
+        let reply = self.ask(self.0.peers.new_request(), &Request::Grant(ask)).await?;
+        Ok(self.judged(&ticket, reply)?.chunks)
+    }
+
+    /// Fences and seals a chunk; `release` = no later commit of this session names it.
+    ///
+    /// # Errors
+    /// Too few shards answer, no leader in time.
+    pub async fn seal(&self, chunk: u64, release: bool) -> Result<ChunkEntry, MetaError> {
+        let ask = SealRequest { chunk, session: self.session(), release };
+        match self.ask(self.0.peers.new_request(), &Request::SealChunk(ask)).await?.answer {
+            Answer::Chunks(list) => list.chunks.into_iter().next().ok_or_else(confused),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Says that this process and its disks live. A session that has ended is given up.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn heartbeat(&self, disks: Vec<DiskReport>) -> Result<(), MetaError> {
+        let session = self.session();
+        let sessions = if session == 0 { Vec::new() } else { vec![session] };
+        let beat = Request::Heartbeat(Heartbeat { sessions, disks });
+        match self.ask(self.0.peers.new_request(), &beat).await?.answer {
+            Answer::HeartbeatAck(ack) => {
+                if ack.ended.contains(&session) && self.0.session.get() == session {
+                    self.0.session.set(0);
+                }
+                Ok(())
+            }
+            _ => Err(confused()),
+        }
+    }
+
+    /// Reports the last job and asks for another.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn lease_job(&self, done: Option<FinishMove>) -> Result<Job, MetaError> {
+        let ask = Request::LeaseJob(LeaseJobRequest { executor: self.0.name.clone(), done });
+        match self.ask(self.0.peers.new_request(), &ask).await?.answer {
+            Answer::Job(job) => Ok(job),
+            _ => Err(confused()),
+        }
+    }
+
+    /// A command that needs no session (cluster, disks).
+    ///
+    /// # Errors
+    /// See [`MetaClient::command`].
+    pub async fn bare_command(&self, body: Body) -> Result<Outcome, MetaError> {
+        let command = Command { body: Some(body), ..Command::default() };
+        outcome_of(self.ask(self.0.peers.new_request(), &Request::Propose(command)).await?)
+    }
+
+    /// Asks the leader to let a new replica in.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn join_replica(&self, raft_id: u64, address: &str, replaces: u64) -> Result<(), MetaError> {
+        let join = proto::meta::JoinReplica { raft_id, address: address.to_owned(), replaces };
+        self.ask(self.0.peers.new_request(), &Request::JoinReplica(join)).await.map(|_| ())
+    }
+}
+
+fn confused() -> MetaError {
+    MetaError::Failed(Failure::new(
+        class::GIVE_UP,
+        code::OTHER,
+        "the metaserver answered something else than was asked",
+    ))
+}
+
+fn outcome_of(reply: Reply) -> Result<Outcome, MetaError> {
+    match reply.answer {
+        Answer::Outcome(outcome) if outcome.refusal == refusal::NONE => Ok(outcome),
+        Answer::Outcome(outcome) => {
+            Err(MetaError::Refused { code: outcome.refusal, text: outcome.text.clone(), outcome: Box::new(outcome) })
+        }
+        _ => Err(confused()),
+    }
+}

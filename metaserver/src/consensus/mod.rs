@@ -1,0 +1,13 @@
+//! Consensus: raft-rs, its own log, and the loop that drives both. The only door to `raft`.
+//!
+//! ```text
+//! propose/read/receive -> inbox -> turn(): step, ready -> messages out, log write, apply
+//!                                               ^ persisted <- write + flush (one at a time, grouped)
+//! ```
+
+pub mod log;
+mod membership;
+pub mod replica;
+mod snapshot;
+mod storage;
+mod transport;

@@ -1,0 +1,129 @@
+//! Snapshots: a leader copies its state into pages, a follower fetches them and puts them in place
+//! of its own, atomically. A crash in the middle leaves the old state.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::keys;
+use proto::service::{Answer, Request};
+use raft::prelude::{Message, Snapshot};
+use types::ids::StoreId;
+
+use super::replica::{Core, Image, Input, Replica, applied_key, encode_applied};
+use crate::store::{Batch, StoreFault};
+
+/// Bytes of a page of a snapshot.
+const PAGE_BYTES: usize = 512 << 10;
+
+impl Replica {
+    /// A page of the snapshot at `index` that this replica has offered.
+    pub fn snapshot_page(&self, index: u64, page: usize) -> Option<Bytes> {
+        let core = self.0.core.borrow();
+        core.image.as_ref().filter(|image| image.index == index)?.pages.get(page).cloned()
+    }
+
+    /// Copies the state into pages that followers fetch.
+    pub(super) fn make_snapshot(&self, core: &mut Core) {
+        let mut pages = Vec::new();
+        let mut page = Vec::new();
+        let scanned = self.0.store.scan(&[], None, &mut |key, value| {
+            page.extend_from_slice(&(key.len() as u32).to_le_bytes());
+            page.extend_from_slice(key);
+            page.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            page.extend_from_slice(value);
+            if page.len() >= PAGE_BYTES {
+                pages.push(Bytes::from(std::mem::take(&mut page)));
+            }
+            true
+        });
+        if let Err(error) = scanned {
+            tracing::error!(%error, "snapshot could not be made");
+            return;
+        }
+        pages.push(Bytes::from(page));
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = core.applied;
+        metadata.term = core.applied_term;
+        *metadata.mut_conf_state() = core.mem.0.borrow().conf_state.clone();
+        snapshot.data = (pages.len() as u64).to_be_bytes().to_vec();
+        core.image = Some(Image { index: core.applied, pages });
+        core.mem.0.borrow_mut().snapshot = Some(snapshot);
+    }
+
+    /// A leader offers a snapshot: fetch its pages, then let Raft see the message.
+    pub(super) async fn fetch_snapshot(&self, message: Message) {
+        let snapshot = message.get_snapshot();
+        let index = snapshot.get_metadata().index;
+        let Ok(count) = snapshot.data.as_slice().try_into().map(u64::from_be_bytes) else { return };
+        let address = self.0.core.borrow().members.get(&message.from).cloned();
+        let Some(address) = address else { return };
+        let mut pages = Vec::new();
+        for page in 0..count {
+            let ask = Request::SnapshotPage(proto::meta::SnapshotPage { index, page });
+            let request = self.0.peers.new_request();
+            let timeout = Duration::from_secs(10);
+            match self.0.peers.call(&address, StoreId(message.from), request, ask, Bytes::new(), timeout).await {
+                Ok(reply) if matches!(reply.answer, Answer::Data(_)) => pages.push(reply.payload),
+                Ok(_) | Err(_) => return,
+            }
+        }
+        self.0.fetched.borrow_mut().insert(index, pages);
+        self.0.core.borrow_mut().inbox.push_back(Input::Messages(vec![message]));
+        self.0.work.notify_one();
+    }
+
+    pub(super) fn install(&self, core: &mut Core, snapshot: &Snapshot) -> Result<(), StoreFault> {
+        let metadata = snapshot.get_metadata();
+        let fetched = std::mem::take(&mut *self.0.fetched.borrow_mut()).remove(&metadata.index);
+        let Some(pages) = fetched else { return Err(StoreFault("snapshot without its pages".into())) };
+        let mut rows = Vec::new();
+        for page in &pages {
+            rows.push(rows_of(page).ok_or_else(|| StoreFault("snapshot page is damaged".into()))?);
+        }
+        let own: Batch =
+            vec![(applied_key(), Some(encode_applied(metadata.index, metadata.term, metadata.get_conf_state())))];
+        // The applied row of the leader is the same but for later entries: overwrite it in place.
+        for page in &mut rows {
+            for (key, value) in page.iter_mut() {
+                if *key == own[0].0
+                    && let Some(applied) = &own[0].1
+                {
+                    value.clone_from(applied);
+                }
+            }
+        }
+        self.0.store.replace(&rows)?;
+        core.mem.0.borrow_mut().reset(metadata.index, metadata.term, metadata.get_conf_state().clone());
+        core.applied = metadata.index;
+        core.applied_term = metadata.term;
+        core.flushed = metadata.index;
+        for (key, value) in rows.iter().flatten() {
+            if key.starts_with(&[keys::table::APPLIED, 1])
+                && let Some(id) = keys::last_u64(key)
+            {
+                core.members.insert(id, String::from_utf8_lossy(value).into_owned());
+            }
+        }
+        tracing::info!(index = metadata.index, "snapshot installed");
+        Ok(())
+    }
+}
+
+fn rows_of(page: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut rows = Vec::new();
+    let mut rest = page;
+    while !rest.is_empty() {
+        let mut take = || {
+            let (len, tail) = rest.split_first_chunk::<4>()?;
+            let len = u32::from_le_bytes(*len) as usize;
+            let (bytes, tail) = tail.split_at_checked(len)?;
+            rest = tail;
+            Some(bytes.to_vec())
+        };
+        let key = take()?;
+        let value = take()?;
+        rows.push((key, value));
+    }
+    Some(rows)
+}

@@ -1,0 +1,384 @@
+//! The metaserver's service: commands, queries and plans of one replica.
+//!
+//! Any replica answers who leads; everything else is the leader's. What the leader merely hears
+//! (heartbeats) lives in memory and is counted anew by each leader; what matters is in Raft.
+
+mod heartbeat;
+mod jobs;
+mod listing;
+pub mod placement;
+mod query;
+pub mod seal;
+mod upkeep;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use platform::Platform;
+use platform::disk::Disk;
+use proto::keys;
+use proto::meta::{Body, ChunkList, Command, GrantChunks, GrantRequest, MetaState, Outcome, PlannedChunk, refusal};
+use proto::rows::{ClusterRow, DiskRow, disk_state};
+use proto::service::{Answer, Done, Failure, Request, class, code};
+use rpc::call::{Call, Reply};
+use rpc::peers::Peers;
+use types::ids::{DiskId, StoreId};
+
+use self::heartbeat::Liveness;
+use crate::apply::txn::Txn;
+use crate::consensus::replica::{Replica, ReplicaConfig, ReplicaError, StartError};
+use crate::store::{StateStore, StoreFault};
+
+/// Times the leader goes by. None of them decides about loss.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerTimes {
+    /// A disk that is silent for this long gets no new shards.
+    pub disk_silent: Duration,
+    /// A disk that is silent for this long is declared lost.
+    pub disk_lost: Duration,
+    /// A session that is silent for this long ends.
+    pub session_silent: Duration,
+    /// How long the seal of a chunk waits for a shard.
+    pub fence_timeout: Duration,
+    /// A repair that has not finished by then is given to somebody else.
+    pub job_lease: Duration,
+}
+
+impl Default for ServerTimes {
+    fn default() -> ServerTimes {
+        ServerTimes {
+            disk_silent: Duration::from_secs(3),
+            disk_lost: Duration::from_secs(600),
+            session_silent: Duration::from_secs(30),
+            fence_timeout: Duration::from_secs(1),
+            job_lease: Duration::from_secs(120),
+        }
+    }
+}
+
+/// With less than this left on its disk the metaserver takes only what frees space, bytes.
+const RESERVE_BYTES: u64 = 24 << 20;
+
+struct Inner {
+    platform: Platform,
+    peers: Peers,
+    replica: Replica,
+    times: ServerTimes,
+    name: String,
+    liveness: RefCell<Liveness>,
+    /// Chunks being sealed, so that one seal serves all who ask.
+    sealing: RefCell<BTreeMap<u64, Rc<tokio::sync::Notify>>>,
+    /// When a pending move was leased, by move id.
+    leased: RefCell<BTreeMap<u64, platform::clock::Instant>>,
+    /// Chunks whose repair failed or cannot be planned, until when they are passed over.
+    put_off: RefCell<BTreeMap<u64, platform::clock::Instant>>,
+    /// How often a domain was chosen: spreads new chunks evenly.
+    chosen: RefCell<BTreeMap<u64, u64>>,
+    status: RefCell<Option<(platform::clock::Instant, proto::meta::StatusView)>>,
+    repaired: Cell<u64>,
+    disk: Disk,
+    /// The disk of log and state is nearly full: only what frees space is taken.
+    full: Cell<bool>,
+}
+
+/// One replica's service. Cheap to clone.
+#[derive(Clone)]
+pub struct MetaServer(Rc<Inner>);
+
+/// Why the leader could not do what was asked.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    Replica(ReplicaError),
+    State(StoreFault),
+    Failure(Failure),
+}
+
+impl From<ReplicaError> for Trouble {
+    fn from(error: ReplicaError) -> Trouble {
+        Trouble::Replica(error)
+    }
+}
+
+impl From<StoreFault> for Trouble {
+    fn from(fault: StoreFault) -> Trouble {
+        Trouble::State(fault)
+    }
+}
+
+impl Trouble {
+    fn new(class: u32, code: u32, text: impl Into<String>) -> Trouble {
+        Trouble::Failure(Failure::new(class, code, text))
+    }
+
+    fn failure(self) -> Failure {
+        match self {
+            Trouble::Failure(failure) => failure,
+            Trouble::Replica(ReplicaError::NotLeader(leader)) => {
+                let mut failure = Failure::new(class::ELSEWHERE, code::NOT_LEADER, "not the leader");
+                failure.hint = leader;
+                failure
+            }
+            Trouble::Replica(ReplicaError::Dropped) => {
+                Failure::new(class::RETRY, code::OTHER, "leadership moved before the outcome was known")
+            }
+            Trouble::Replica(error @ ReplicaError::Stopped(_)) => {
+                Failure::new(class::ELSEWHERE, code::NOT_LEADER, error.to_string())
+            }
+            Trouble::State(fault) => Failure::new(class::ELSEWHERE, code::NOT_LEADER, fault.to_string()),
+        }
+    }
+}
+
+impl MetaServer {
+    /// Starts a replica and its service.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(
+        platform: Platform,
+        disk: Disk,
+        state: StateStore,
+        peers: Peers,
+        name: String,
+        config: ReplicaConfig,
+        times: ServerTimes,
+    ) -> Result<MetaServer, StartError> {
+        let replica = Replica::start(platform.clone(), disk.clone(), state, peers.clone(), config).await?;
+        let server = MetaServer(Rc::new(Inner {
+            platform: platform.clone(),
+            peers,
+            replica,
+            times,
+            name,
+            liveness: RefCell::new(Liveness::default()),
+            sealing: RefCell::new(BTreeMap::new()),
+            leased: RefCell::new(BTreeMap::new()),
+            put_off: RefCell::new(BTreeMap::new()),
+            chosen: RefCell::new(BTreeMap::new()),
+            status: RefCell::new(None),
+            repaired: Cell::new(0),
+            disk,
+            full: Cell::new(false),
+        }));
+        platform.tasks().spawn(server.clone().upkeep());
+        Ok(server)
+    }
+
+    /// The replica beneath.
+    pub fn replica(&self) -> &Replica {
+        &self.0.replica
+    }
+
+    /// Carries out one request; `None` if it is not meant for a metaserver.
+    pub async fn handle(&self, call: Call) -> Option<Reply> {
+        let reply = match call.body {
+            Request::Propose(command) => {
+                self.propose_for(command).await.map(|outcome| Reply::of(Answer::Outcome(outcome)))
+            }
+            Request::Query(query) => self.query(query).await.map(|view| Reply::of(Answer::View(view))),
+            Request::Heartbeat(beat) => self.heartbeat(beat).await.map(|ack| Reply::of(Answer::HeartbeatAck(ack))),
+            Request::Grant(ask) => self.grant(ask).await.map(|outcome| Reply::of(Answer::Outcome(outcome))),
+            Request::SealChunk(ask) => {
+                let sealed = self.seal_chunk(ask.chunk, ask.release).await;
+                sealed.map(|entry| Reply::of(Answer::Chunks(ChunkList { chunks: vec![entry] })))
+            }
+            Request::LeaseJob(ask) => self.lease_job(ask).await.map(|job| Reply::of(Answer::Job(job))),
+            Request::Raft(bytes) => {
+                if self.0.replica.receive(&bytes) {
+                    Ok(Reply::of(Answer::Done(Done {})))
+                } else {
+                    Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "not a raft message"))
+                }
+            }
+            Request::SnapshotPage(ask) => match self.0.replica.snapshot_page(ask.index, ask.page as usize) {
+                Some(payload) => Ok(Reply { answer: Answer::Data(Done {}), payload }),
+                None => Err(Trouble::new(class::GIVE_UP, code::OTHER, "no such page")),
+            },
+            Request::MetaState(_) => self.meta_state().map(|state| Reply::of(Answer::MetaState(state))),
+            Request::JoinReplica(ask) => self.join(&ask).await.map(|()| Reply::of(Answer::Done(Done {}))),
+            _ => return None,
+        };
+        Some(reply.unwrap_or_else(|trouble| Reply::of(Answer::Failed(trouble.failure()))))
+    }
+
+    fn meta_state(&self) -> Result<MetaState, Trouble> {
+        let replica = &self.0.replica;
+        if let Some(why) = replica.stopped() {
+            return Err(ReplicaError::Stopped(why).into());
+        }
+        Ok(MetaState {
+            raft_id: replica.raft_id(),
+            leader: replica.leader(),
+            term: replica.term(),
+            applied: replica.applied(),
+            state_hash: 0,
+        })
+    }
+
+    async fn join(&self, ask: &proto::meta::JoinReplica) -> Result<(), Trouble> {
+        self.0.replica.read_barrier().await?;
+        if ask.raft_id == 0 || ask.address.is_empty() {
+            return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "raft id or address missing"));
+        }
+        self.0.replica.admit(ask.raft_id, &ask.address, ask.replaces);
+        Ok(())
+    }
+
+    /// A command that came from a client.
+    async fn propose_for(&self, command: Command) -> Result<Outcome, Trouble> {
+        let free =
+            matches!(command.body, Some(Body::RegisterSession(_) | Body::RegisterDisk(_) | Body::InitCluster(_)));
+        if command.session == 0 && !free {
+            return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "command without a session"));
+        }
+        let grows = matches!(
+            command.body,
+            Some(
+                Body::PutObject(_)
+                    | Body::PutPart(_)
+                    | Body::CreateUpload(_)
+                    | Body::CreateBucket(_)
+                    | Body::PutAccessKey(_)
+            )
+        );
+        if grows && self.0.full.get() {
+            return Err(Trouble::new(
+                class::RETRY,
+                code::FULL,
+                "the metaserver's disk is nearly full; delete something or add space",
+            ));
+        }
+        let registers = matches!(command.body, Some(Body::RegisterSession(_)));
+        let outcome = self.propose(command).await?;
+        if registers {
+            // Its first heartbeat comes a little later; until then this is its sign of life.
+            let now = self.0.platform.clock().now();
+            let mut liveness = self.0.liveness.borrow_mut();
+            liveness.begin(self.0.replica.term(), now);
+            liveness.hear_session(outcome.number, now);
+        }
+        Ok(outcome)
+    }
+
+    pub(crate) async fn propose(&self, mut command: Command) -> Result<Outcome, Trouble> {
+        command.now_ms = self.0.platform.clock().unix_ms();
+        Ok(self.0.replica.propose(&command).await?)
+    }
+
+    /// A command of the leader itself.
+    pub(crate) async fn propose_own(&self, body: Body) -> Result<Outcome, Trouble> {
+        self.propose(Command { body: Some(body), ..Command::default() }).await
+    }
+
+    pub(crate) fn cluster(&self) -> Result<ClusterRow, Trouble> {
+        let row = Txn::new(self.0.replica.store()).get(&keys::cluster())?;
+        row.ok_or_else(|| Trouble::new(class::RETRY, code::OTHER, "the cluster is not initialised yet"))
+    }
+
+    pub(crate) fn disks(&self) -> Result<BTreeMap<u64, DiskRow>, Trouble> {
+        let mut rows = BTreeMap::new();
+        let txn = Txn::new(self.0.replica.store());
+        for (key, value) in txn.scan_prefix(&[keys::table::DISK], usize::MAX)? {
+            if let Some(disk) = keys::last_u64(&key) {
+                rows.insert(disk, crate::apply::txn::prost_free::Row::from_bytes(&value)?);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Plans chunks for a writer and grants them in one command.
+    async fn grant(&self, ask: GrantRequest) -> Result<Outcome, Trouble> {
+        self.0.replica.read_barrier().await?;
+        let cluster = self.cluster()?;
+        let Some(policy) = ask.redundancy.policy() else {
+            return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "no such redundancy"));
+        };
+        let count = ask.count.clamp(1, 16);
+        let mut chunks = Vec::new();
+        for _ in 0..count {
+            let candidates = self.candidates(&ask.avoid)?;
+            let planned = placement::plan(policy, &candidates).or_else(|| {
+                // Better on a disk that failed a moment ago than nowhere.
+                self.candidates(&[]).ok().and_then(|all| placement::plan(policy, &all))
+            });
+            let Some(disks) = planned else {
+                let text = format!("too few disks for {policy}: {} usable", candidates.len());
+                // Full only if room is what lacks: a disk that this leader has not heard yet may
+                // be heard in a moment, so its writer waits instead of failing.
+                let with_full = placement::plan(policy, &self.candidates_with(&[], 0)?);
+                let code = if with_full.is_some() { code::FULL } else { code::OTHER };
+                return Err(Trouble::new(class::RETRY, code, text));
+            };
+            let mut chosen = self.0.chosen.borrow_mut();
+            for disk in &disks {
+                *chosen.entry(*disk).or_insert(0) += 1;
+            }
+            chunks.push(PlannedChunk { disks });
+        }
+        let body = GrantChunks {
+            session: ask.session,
+            redundancy: ask.redundancy,
+            cell_size: cluster.cell_size,
+            capacity: cluster.chunk_capacity,
+            chunks,
+        };
+        let command = Command {
+            session: ask.session,
+            sequence: ask.sequence,
+            floor: ask.floor,
+            partition: ask.partition,
+            now_ms: 0,
+            body: Some(Body::GrantChunks(body)),
+        };
+        let outcome = self.propose(command).await?;
+        if outcome.refusal == refusal::OTHER_BODY {
+            // A retry planned anew; the first plan's outcome is gone from this client's sight.
+            return Err(Trouble::new(class::REFETCH, code::OTHER, "grant was planned twice; ask with a new sequence"));
+        }
+        Ok(outcome)
+    }
+
+    /// Disks that may take a new shard now.
+    fn candidates(&self, avoid: &[u64]) -> Result<Vec<placement::Candidate>, Trouble> {
+        self.candidates_with(avoid, placement::SPACE_MIN)
+    }
+
+    fn candidates_with(&self, avoid: &[u64], space_min: u64) -> Result<Vec<placement::Candidate>, Trouble> {
+        let now = self.0.platform.clock().now();
+        let liveness = self.0.liveness.borrow();
+        let chosen = self.0.chosen.borrow();
+        let mut out = Vec::new();
+        for (disk, row) in self.disks()? {
+            if row.state != disk_state::IN || avoid.contains(&disk) {
+                continue;
+            }
+            let Some(heard) = liveness.disk(disk, now, self.0.times.disk_silent) else { continue };
+            if heard.failed || heard.available_bytes < space_min {
+                continue;
+            }
+            out.push(placement::Candidate {
+                disk,
+                domain: row.domain,
+                weight: chosen.get(&disk).copied().unwrap_or(0),
+                draw: self.0.platform.random().next_u64(),
+            });
+        }
+        Ok(out)
+    }
+
+    pub(crate) fn address_of(disks: &BTreeMap<u64, DiskRow>, disk: u64) -> Option<(String, StoreId)> {
+        let row = disks.get(&disk)?;
+        Some((row.address.clone(), StoreId(row.store)))
+    }
+
+    /// Moves made good since this replica started.
+    pub fn repaired(&self) -> u64 {
+        self.0.repaired.get()
+    }
+
+    pub(crate) fn disk_name(disk: u64) -> DiskId {
+        DiskId(disk)
+    }
+}

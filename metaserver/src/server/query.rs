@@ -1,0 +1,187 @@
+//! Linearizable reads: a read barrier, then a look at the state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::keys;
+use proto::meta::{Ask, ChunkEntry, DiskEntry, ListedAccessKey, ListedPart, Query, StatusView, View};
+use proto::rows::{AccessKeyRow, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state};
+use proto::service::{class, code};
+use types::ids::{BlobId, ChunkId, Partition};
+
+use super::{MetaServer, Trouble, listing};
+use crate::apply::txn::Txn;
+use crate::apply::txn::prost_free::Row;
+
+/// How long a status count may be told again, without counting.
+const STATUS_AGE: std::time::Duration = std::time::Duration::from_millis(500);
+
+impl MetaServer {
+    pub(super) async fn query(&self, query: Query) -> Result<View, Trouble> {
+        self.0.replica.read_barrier().await?;
+        let store = self.0.replica.store();
+        let txn = Txn::new(store);
+        let mut view = View::default();
+        match query.ask {
+            None => return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "query is unknown to this version")),
+            Some(Ask::Bucket(ask)) => view.bucket = txn.get(&keys::bucket(&ask.name))?,
+            Some(Ask::Buckets(_)) => {
+                for (_, value) in txn.scan_prefix(&[keys::table::BUCKET], usize::MAX)? {
+                    view.buckets.push(BucketRow::from_bytes(&value)?);
+                }
+            }
+            Some(Ask::Object(ask)) => {
+                let partition = Partition((ask.bucket >> 48) as u16);
+                let row: Option<ObjectRow> = txn.get(&keys::object(partition, ask.bucket, &ask.key))?;
+                if let Some(row) = &row {
+                    add_body(&txn, partition, &row.body, &mut view)?;
+                }
+                view.object = row;
+            }
+            Some(Ask::Objects(ask)) => view = listing::objects(store, &ask)?,
+            Some(Ask::Uploads(ask)) => view = listing::uploads(store, &ask)?,
+            Some(Ask::Parts(ask)) => {
+                let partition = Partition((ask.bucket >> 48) as u16);
+                let row: Option<UploadRow> = txn.get(&keys::upload(partition, ask.bucket, &ask.key, ask.upload))?;
+                let Some(row) = row else { return Ok(view) };
+                view.uploads.push(proto::meta::ListedUpload { upload: ask.upload, row });
+                let max = (ask.max as usize).min(10_000);
+                for (key, value) in txn.scan_prefix(&keys::parts(partition, ask.upload), usize::MAX)? {
+                    let number = keys::part_of(&key).unwrap_or(0);
+                    if number <= ask.after {
+                        continue;
+                    }
+                    if view.parts.len() == max {
+                        view.truncated = true;
+                        break;
+                    }
+                    let mut row = PartRow::from_bytes(&value)?;
+                    row.body = BodyRow::default();
+                    view.parts.push(ListedPart { number, row });
+                }
+            }
+            Some(Ask::AccessKey(ask)) => {
+                if let Some(row) = txn.get::<AccessKeyRow>(&keys::access_key(&ask.access_key))? {
+                    view.access_keys.push(ListedAccessKey { access_key: ask.access_key, row });
+                }
+            }
+            Some(Ask::AccessKeys(_)) => {
+                for (key, value) in txn.scan_prefix(&[keys::table::ACCESS_KEY], usize::MAX)? {
+                    let access_key = String::from_utf8_lossy(&key[1..]).into_owned();
+                    view.access_keys.push(ListedAccessKey { access_key, row: AccessKeyRow::from_bytes(&value)? });
+                }
+            }
+            Some(Ask::Chunks(ask)) => {
+                for chunk in ask.chunks {
+                    if let Some(row) = txn.get(&keys::chunk(ChunkId(chunk)))? {
+                        view.chunks.push(ChunkEntry { chunk, row });
+                    }
+                }
+            }
+            Some(Ask::Disks(_)) => view.disks = self.disk_entries()?,
+            Some(Ask::Status(_)) => view.status = Some(self.status()?),
+            Some(Ask::Cluster(_)) => view.cluster = txn.get(&keys::cluster())?,
+        }
+        Ok(view)
+    }
+
+    fn disk_entries(&self) -> Result<Vec<DiskEntry>, Trouble> {
+        let now = self.0.platform.clock().now();
+        let liveness = self.0.liveness.borrow();
+        Ok(self
+            .disks()?
+            .into_iter()
+            .map(|(disk, row)| {
+                let heard = liveness.disk(disk, now, self.0.times.disk_silent);
+                DiskEntry {
+                    disk,
+                    row,
+                    alive: heard.is_some(),
+                    total_bytes: heard.map_or(0, |heard| heard.total_bytes),
+                    available_bytes: heard.map_or(0, |heard| heard.available_bytes),
+                    failed: heard.is_some_and(|heard| heard.failed),
+                }
+            })
+            .collect())
+    }
+
+    /// Counts chunks by health: a scan, kept for half a second.
+    fn status(&self) -> Result<StatusView, Trouble> {
+        let now = self.0.platform.clock().now();
+        if let Some((at, status)) = &*self.0.status.borrow()
+            && now.saturating_since(*at) < STATUS_AGE
+        {
+            return Ok(status.clone());
+        }
+        let domains: BTreeMap<u64, (String, bool)> = self
+            .disk_entries()?
+            .into_iter()
+            .map(|entry| (entry.disk, (entry.row.domain, entry.alive && !entry.failed)))
+            .collect();
+        let replica = &self.0.replica;
+        let mut status = StatusView {
+            leader: replica.leader(),
+            term: replica.term(),
+            applied: replica.applied(),
+            voters: replica.voters(),
+            leader_name: self.0.name.clone(),
+            survives: 255,
+            ..StatusView::default()
+        };
+        let prefix = [keys::table::CHUNK];
+        let mut fault = None;
+        replica.store().scan(&prefix, keys::after_prefix(&prefix).as_deref(), &mut |_, value| {
+            match ChunkRow::from_bytes(value) {
+                Ok(row) => count(&mut status, &row, &domains),
+                Err(error) => fault = Some(error),
+            }
+            fault.is_none()
+        })?;
+        if let Some(fault) = fault {
+            return Err(fault.into());
+        }
+        *self.0.status.borrow_mut() = Some((now, status.clone()));
+        Ok(status)
+    }
+}
+
+fn count(status: &mut StatusView, row: &ChunkRow, domains: &BTreeMap<u64, (String, bool)>) {
+    let Some(policy) = row.redundancy.policy() else { return };
+    if row.state == chunk_state::OPEN && row.committed_len == 0 {
+        return;
+    }
+    let alive: Vec<&String> = row
+        .shards
+        .iter()
+        .filter_map(|shard| domains.get(&shard.disk).filter(|(_, alive)| *alive).map(|(domain, _)| domain))
+        .collect();
+    let spread: BTreeSet<&&String> = alive.iter().collect();
+    let survives = alive.len().saturating_sub(policy.needed()) as u32;
+    status.live_bytes += row.live_bytes;
+    status.survives = status.survives.min(survives);
+    if alive.len() < policy.needed() {
+        status.lost += 1;
+    } else if alive.len() < policy.shards() {
+        status.degraded += 1;
+    } else if spread.len() < alive.len() {
+        status.crowded += 1;
+    } else {
+        status.healthy += 1;
+    }
+}
+
+fn add_body(txn: &Txn<'_>, partition: Partition, body: &BodyRow, view: &mut View) -> Result<(), Trouble> {
+    let mut seen = BTreeSet::new();
+    for part in &body.blobs {
+        let row: Option<BlobRow> = txn.get(&keys::blob(partition, BlobId(part.blob)))?;
+        let row = row.unwrap_or_default();
+        for extent in &row.extents {
+            if seen.insert(extent.chunk)
+                && let Some(row) = txn.get(&keys::chunk(ChunkId(extent.chunk)))?
+            {
+                view.chunks.push(ChunkEntry { chunk: extent.chunk, row });
+            }
+        }
+        view.blobs.push(row);
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! What the leader does once a second: sessions that are silent, disks that are gone, chunks whose
+//! writer or disk is gone, shards to delete.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::chunk::Delete;
+use proto::keys;
+use proto::meta::{Body, Deleted, EndSession, LoseDisk};
+use proto::rows::{DiskRow, SessionRow, chunk_state, disk_state};
+use proto::service::Request;
+use types::ids::{Partition, StoreId};
+
+use super::{MetaServer, Trouble};
+use crate::apply::txn::Txn;
+use crate::apply::txn::prost_free::Row;
+
+const PERIOD: Duration = Duration::from_secs(1);
+/// Shards deleted in one call.
+const DELETE_MAX: usize = 500;
+/// Chunks sealed in one round.
+const SEAL_MAX: usize = 16;
+
+impl MetaServer {
+    pub(super) async fn upkeep(self) {
+        loop {
+            self.0.platform.clock().sleep(PERIOD).await;
+            if self.0.replica.stopped().is_some() {
+                return;
+            }
+            if let Ok(space) = self.0.disk.space() {
+                self.0.full.set(space.available < super::RESERVE_BYTES);
+            }
+            if !self.0.replica.is_leader() {
+                continue;
+            }
+            let (term, now) = (self.0.replica.term(), self.0.platform.clock().now());
+            self.0.liveness.borrow_mut().begin(term, now);
+            if let Err(trouble) = self.round().await {
+                let failure = trouble.failure();
+                tracing::debug!(text = %failure.text, "upkeep stopped early");
+            }
+        }
+    }
+
+    async fn round(&self) -> Result<(), Trouble> {
+        self.0.replica.read_barrier().await?;
+        if self.cluster().is_err() {
+            return Ok(());
+        }
+        self.end_silent_sessions().await?;
+        self.lose_disks().await?;
+        self.seal_abandoned().await?;
+        self.delete_shards().await?;
+        self.expire_moves().await
+    }
+
+    async fn end_silent_sessions(&self) -> Result<(), Trouble> {
+        let now = self.0.platform.clock().now();
+        let mut silent = Vec::new();
+        let txn = Txn::new(self.0.replica.store());
+        let prefix = [&[keys::table::SESSION][..], &Partition(0).0.to_be_bytes()].concat();
+        for (key, value) in txn.scan_prefix(&prefix, usize::MAX)? {
+            let row = SessionRow::from_bytes(&value)?;
+            let Some(session) = keys::last_u64(&key) else { continue };
+            let silence = self.0.liveness.borrow().session_silence(session, now);
+            if !row.ended && silence.is_some_and(|silence| silence > self.0.times.session_silent) {
+                silent.push(session);
+            }
+        }
+        for session in silent {
+            tracing::info!(session, "session is silent and ends");
+            self.propose_own(Body::EndSession(EndSession { session })).await?;
+        }
+        Ok(())
+    }
+
+    async fn lose_disks(&self) -> Result<(), Trouble> {
+        let now = self.0.platform.clock().now();
+        for (disk, row) in self.disks()? {
+            if row.state != disk_state::IN {
+                continue;
+            }
+            let (failed, silence) = {
+                let liveness = self.0.liveness.borrow();
+                let failed = liveness.disk(disk, now, self.0.times.disk_silent).is_some_and(|heard| heard.failed);
+                (failed, liveness.disk_silence(disk, now))
+            };
+            let gone = silence.is_some_and(|silence| silence > self.0.times.disk_lost);
+            if failed || gone {
+                tracing::warn!(disk = %Self::disk_name(disk), failed, "disk is declared lost, its shards are repaired elsewhere");
+                self.propose_own(Body::LoseDisk(LoseDisk { disk })).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals open chunks whose session has ended or one of whose disks is gone.
+    async fn seal_abandoned(&self) -> Result<(), Trouble> {
+        let now = self.0.platform.clock().now();
+        let disks = self.disks()?;
+        let mut due = Vec::new();
+        let txn = Txn::new(self.0.replica.store());
+        for (key, _) in txn.scan_prefix(&[keys::table::OPEN_CHUNK], usize::MAX)? {
+            let Some(chunk) = keys::last_u64(&key) else { continue };
+            let Some(row) = self.chunk(chunk)? else { continue };
+            let liveness = self.0.liveness.borrow();
+            let gone = |disk: &u64| {
+                let lost = disks.get(disk).is_none_or(|row| row.state == disk_state::LOST);
+                let silence = liveness.disk_silence(*disk, now);
+                lost || silence.is_some_and(|silence| silence > self.0.times.disk_silent * 4)
+            };
+            if row.state == chunk_state::OPEN && (row.released || row.shards.iter().any(|shard| gone(&shard.disk))) {
+                due.push(chunk);
+            }
+            if due.len() >= SEAL_MAX {
+                break;
+            }
+        }
+        let seals = due.into_iter().map(|chunk| self.seal_chunk(chunk, false));
+        for sealed in futures_util::future::join_all(seals).await {
+            if let Err(trouble) = sealed {
+                tracing::debug!(text = %trouble.failure().text, "an abandoned chunk is not sealed yet");
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_shards(&self) -> Result<(), Trouble> {
+        let now = self.0.platform.clock().now();
+        let disks: BTreeMap<u64, DiskRow> = self.disks()?;
+        for (disk, row) in disks {
+            let alive = self.0.liveness.borrow().disk(disk, now, self.0.times.disk_silent).is_some();
+            if !alive || row.state != disk_state::IN {
+                continue;
+            }
+            let prefix = [&[keys::table::DELETE][..], &disk.to_be_bytes()].concat();
+            let rows = Txn::new(self.0.replica.store()).scan_prefix(&prefix, DELETE_MAX)?;
+            let placements: Vec<u64> = rows.iter().filter_map(|(key, _)| keys::last_u64(key)).collect();
+            if placements.is_empty() {
+                continue;
+            }
+            let request = Request::Delete(Delete { placements: placements.clone() });
+            let id = self.0.peers.new_request();
+            let timeout = Duration::from_secs(5);
+            match self.0.peers.call(&row.address, StoreId(row.store), id, request, Bytes::new(), timeout).await {
+                Ok(_) => {
+                    self.propose_own(Body::Deleted(Deleted { disk, placements })).await?;
+                }
+                Err(error) => tracing::debug!(disk, %error, "shards are not deleted yet"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,781 @@
+//! Commands, queries and plans of the metaserver.
+
+use prost::bytes::Bytes;
+use prost::{Message, Oneof};
+
+use crate::rows::{
+    AccessKeyRow, BlobRow, BucketRow, ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, ObjectRow, PartRow,
+    RedundancyRow, ShardRow, UploadRow,
+};
+
+/// A command for the log. (session, sequence) make it exactly-once; session 0 is the leader
+/// itself, whose commands are idempotent by their conditions.
+#[derive(Clone, PartialEq, Message)]
+pub struct Command {
+    /// SessionId, 0 for the leader's own.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// Rises by 1 per command of a session.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Outcomes up to here have arrived; their rows go.
+    #[prost(uint64, tag = "3")]
+    pub floor: u64,
+    /// The partition it touches.
+    #[prost(uint32, tag = "4")]
+    pub partition: u32,
+    /// Wall clock of the proposer, milliseconds since 1970: what timestamps are made of.
+    #[prost(uint64, tag = "5")]
+    pub now_ms: u64,
+    /// What to do.
+    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,30,31,32,33,34,35,36,37,40,41")]
+    pub body: Option<Body>,
+}
+
+/// What a command does.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Body {
+    #[prost(message, tag = "10")]
+    InitCluster(ClusterRow),
+    #[prost(message, tag = "11")]
+    RegisterSession(RegisterSession),
+    #[prost(message, tag = "12")]
+    EndSession(EndSession),
+    #[prost(message, tag = "13")]
+    RegisterDisk(DiskRow),
+    #[prost(message, tag = "14")]
+    LoseDisk(LoseDisk),
+    #[prost(message, tag = "15")]
+    GrantChunks(GrantChunks),
+    #[prost(message, tag = "16")]
+    RaiseEpoch(RaiseEpoch),
+    #[prost(message, tag = "17")]
+    SealChunk(SealChunk),
+    #[prost(message, tag = "18")]
+    StartMove(StartMove),
+    #[prost(message, tag = "19")]
+    FinishMove(FinishMove),
+    #[prost(message, tag = "20")]
+    Deleted(Deleted),
+    #[prost(message, tag = "30")]
+    CreateBucket(CreateBucket),
+    #[prost(message, tag = "31")]
+    DeleteBucket(DeleteBucket),
+    #[prost(message, tag = "32")]
+    PutObject(PutObject),
+    #[prost(message, tag = "33")]
+    DeleteObject(DeleteObject),
+    #[prost(message, tag = "34")]
+    CreateUpload(CreateUpload),
+    #[prost(message, tag = "35")]
+    PutPart(PutPart),
+    #[prost(message, tag = "36")]
+    CompleteUpload(CompleteUpload),
+    #[prost(message, tag = "37")]
+    AbortUpload(AbortUpload),
+    #[prost(message, tag = "40")]
+    PutAccessKey(PutAccessKey),
+    #[prost(message, tag = "41")]
+    DeleteAccessKey(DeleteAccessKey),
+}
+
+/// Opens a session. `nonce` makes a retry find the session it made.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RegisterSession {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Unique random number of this process start.
+    #[prost(uint64, tag = "2")]
+    pub nonce: u64,
+}
+
+/// Ends a session: its grants may be sealed and reclaimed.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct EndSession {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+}
+
+/// Declares a disk's content lost.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct LoseDisk {
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+}
+
+/// A chunk to grant: which disks its shards go to, in order of shard index.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PlannedChunk {
+    #[prost(uint64, repeated, tag = "1")]
+    pub disks: Vec<u64>,
+}
+
+/// Grants chunks to a session, with placements.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GrantChunks {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    #[prost(message, required, tag = "2")]
+    pub redundancy: RedundancyRow,
+    #[prost(uint64, tag = "3")]
+    pub cell_size: u64,
+    #[prost(uint64, tag = "4")]
+    pub capacity: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub chunks: Vec<PlannedChunk>,
+}
+
+/// Raises a chunk's epoch before it is fenced.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct RaiseEpoch {
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+}
+
+/// Seals a chunk: length and the placements that hold it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SealChunk {
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    /// Must equal the chunk's epoch.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Shard bytes.
+    #[prost(uint64, tag = "3")]
+    pub len: u64,
+    /// Placements that stay; the others are dropped and deleted.
+    #[prost(uint64, repeated, tag = "4")]
+    pub keep: Vec<u64>,
+    /// The writer has also given the chunk back (no later commit will name it).
+    #[prost(bool, tag = "5")]
+    pub release: bool,
+}
+
+/// Opens a move: new placements for the given shard indexes on the given disks.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct StartMove {
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    /// `placement` is filled in by apply.
+    #[prost(message, repeated, tag = "2")]
+    pub shards: Vec<ShardRow>,
+}
+
+/// Commits or aborts a move.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct FinishMove {
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    /// The pending move.
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
+    /// Commit, else abort.
+    #[prost(bool, tag = "3")]
+    pub commit: bool,
+}
+
+/// Shards that are gone from a disk.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Deleted {
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+    #[prost(uint64, repeated, tag = "2")]
+    pub placements: Vec<u64>,
+}
+
+/// Makes a bucket.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CreateBucket {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub owner: String,
+    /// 0 flat, 1 tree.
+    #[prost(uint32, tag = "3")]
+    pub kind: u32,
+}
+
+/// Deletes an empty bucket.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DeleteBucket {
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+/// Conditions decided in apply.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Conditions {
+    /// Only if the key does not exist.
+    #[prost(bool, tag = "1")]
+    pub absent: bool,
+    /// Only if it has this ETag; `*` = any. Empty = no condition.
+    #[prost(string, tag = "2")]
+    pub etag: String,
+}
+
+/// Bytes of an object or part: inline, or extents that become a blob.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NewBody {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub inline: Bytes,
+    #[prost(message, repeated, tag = "2")]
+    pub extents: Vec<ExtentRow>,
+    /// Bytes in all.
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+}
+
+/// Makes an object visible.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PutObject {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(message, required, tag = "3")]
+    pub meta: MetaRow,
+    #[prost(message, required, tag = "4")]
+    pub body: NewBody,
+    #[prost(message, required, tag = "5")]
+    pub conditions: Conditions,
+}
+
+/// Deletes an object.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DeleteObject {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(message, required, tag = "3")]
+    pub conditions: Conditions,
+}
+
+/// Opens a multipart upload.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CreateUpload {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(message, required, tag = "3")]
+    pub meta: MetaRow,
+    #[prost(string, tag = "4")]
+    pub checksum_kind: String,
+}
+
+/// Adds or replaces a part.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PutPart {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(uint64, tag = "3")]
+    pub upload: u64,
+    #[prost(uint32, tag = "4")]
+    pub number: u32,
+    #[prost(string, tag = "5")]
+    pub etag: String,
+    #[prost(message, repeated, tag = "6")]
+    pub checksums: Vec<crate::rows::Pair>,
+    #[prost(message, required, tag = "7")]
+    pub body: NewBody,
+}
+
+/// A part as named by Complete.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NamedPart {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(string, tag = "2")]
+    pub etag: String,
+    #[prost(message, repeated, tag = "3")]
+    pub checksums: Vec<crate::rows::Pair>,
+}
+
+/// Turns parts into an object; copies nothing.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CompleteUpload {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(uint64, tag = "3")]
+    pub upload: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub parts: Vec<NamedPart>,
+    #[prost(message, required, tag = "5")]
+    pub meta: MetaRow,
+    #[prost(message, required, tag = "6")]
+    pub conditions: Conditions,
+}
+
+/// Drops an upload and its parts.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AbortUpload {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(uint64, tag = "3")]
+    pub upload: u64,
+}
+
+/// Stores an access key.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PutAccessKey {
+    #[prost(string, tag = "1")]
+    pub access_key: String,
+    #[prost(message, required, tag = "2")]
+    pub row: AccessKeyRow,
+    /// Refuse if a root key exists already.
+    #[prost(bool, tag = "3")]
+    pub only_first_root: bool,
+}
+
+/// Removes an access key.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DeleteAccessKey {
+    #[prost(string, tag = "1")]
+    pub access_key: String,
+}
+
+/// Why a command was refused; decided in apply, so every replica agrees.
+pub mod refusal {
+    pub const NONE: u32 = 0;
+    pub const NO_BUCKET: u32 = 1;
+    pub const BUCKET_EXISTS: u32 = 2;
+    pub const BUCKET_YOURS: u32 = 3;
+    pub const BUCKET_NOT_EMPTY: u32 = 4;
+    pub const NO_KEY: u32 = 5;
+    pub const NO_UPLOAD: u32 = 6;
+    pub const INVALID_PART: u32 = 7;
+    pub const PART_ORDER: u32 = 8;
+    pub const PART_TOO_SMALL: u32 = 9;
+    pub const PRECONDITION: u32 = 10;
+    pub const NO_SESSION: u32 = 11;
+    /// The chunk is condemned, gone, or not what the command thinks.
+    pub const CHUNK: u32 = 12;
+    pub const EPOCH: u32 = 13;
+    pub const NO_ACCESS_KEY: u32 = 14;
+    pub const BELOW_FLOOR: u32 = 15;
+    pub const OTHER_BODY: u32 = 16;
+    pub const TOO_MANY_OUTSTANDING: u32 = 17;
+    pub const EXISTS: u32 = 18;
+    pub const MALFORMED: u32 = 19;
+    pub const DISK: u32 = 20;
+    pub const NOT_INITIALISED: u32 = 21;
+}
+
+/// What apply answers.
+#[derive(Clone, PartialEq, Message)]
+pub struct Outcome {
+    /// See [`refusal`]; 0 = done.
+    #[prost(uint32, tag = "1")]
+    pub refusal: u32,
+    /// For people; also a part number for part refusals.
+    #[prost(string, tag = "2")]
+    pub text: String,
+    /// A number given out (session, disk, bucket, upload, move, epoch).
+    #[prost(uint64, tag = "3")]
+    pub number: u64,
+    /// The object that is now visible.
+    #[prost(message, optional, tag = "4")]
+    pub object: Option<ObjectRow>,
+    /// Chunks granted.
+    #[prost(message, repeated, tag = "5")]
+    pub chunks: Vec<ChunkEntry>,
+    #[prost(message, optional, tag = "6")]
+    pub bucket: Option<BucketRow>,
+    #[prost(message, optional, tag = "7")]
+    pub part: Option<PartRow>,
+    #[prost(message, optional, tag = "8")]
+    pub upload: Option<UploadRow>,
+    /// Something existed (delete).
+    #[prost(bool, tag = "9")]
+    pub existed: bool,
+}
+
+/// A chunk with its number.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ChunkEntry {
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    #[prost(message, required, tag = "2")]
+    pub row: ChunkRow,
+}
+
+/// A linearizable read.
+#[derive(Clone, PartialEq, Message)]
+pub struct Query {
+    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12")]
+    pub ask: Option<Ask>,
+}
+
+/// What is asked of the state.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Ask {
+    #[prost(message, tag = "1")]
+    Bucket(AskBucket),
+    #[prost(message, tag = "2")]
+    Buckets(AskAll),
+    #[prost(message, tag = "3")]
+    Object(AskObject),
+    #[prost(message, tag = "4")]
+    Objects(AskObjects),
+    #[prost(message, tag = "5")]
+    Uploads(AskUploads),
+    #[prost(message, tag = "6")]
+    Parts(AskParts),
+    #[prost(message, tag = "7")]
+    AccessKey(AskAccessKey),
+    #[prost(message, tag = "8")]
+    AccessKeys(AskAll),
+    #[prost(message, tag = "9")]
+    Chunks(AskChunks),
+    #[prost(message, tag = "10")]
+    Disks(AskAll),
+    #[prost(message, tag = "11")]
+    Status(AskAll),
+    #[prost(message, tag = "12")]
+    Cluster(AskAll),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AskAll {}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AskBucket {
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AskObject {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub key: String,
+}
+
+/// A page of a listing.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AskObjects {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub prefix: String,
+    #[prost(string, tag = "3")]
+    pub delimiter: String,
+    #[prost(string, tag = "4")]
+    pub after: String,
+    #[prost(uint32, tag = "5")]
+    pub max: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AskUploads {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub prefix: String,
+    #[prost(string, tag = "3")]
+    pub delimiter: String,
+    #[prost(string, tag = "4")]
+    pub after_key: String,
+    #[prost(uint64, tag = "5")]
+    pub after_upload: u64,
+    #[prost(uint32, tag = "6")]
+    pub max: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AskParts {
+    #[prost(uint64, tag = "1")]
+    pub bucket: u64,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(uint64, tag = "3")]
+    pub upload: u64,
+    #[prost(uint32, tag = "4")]
+    pub after: u32,
+    #[prost(uint32, tag = "5")]
+    pub max: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AskAccessKey {
+    #[prost(string, tag = "1")]
+    pub access_key: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AskChunks {
+    #[prost(uint64, repeated, tag = "1")]
+    pub chunks: Vec<u64>,
+}
+
+/// The answer to a [`Query`]; only the fields of the question are filled.
+#[derive(Clone, PartialEq, Message)]
+pub struct View {
+    #[prost(message, optional, tag = "1")]
+    pub bucket: Option<BucketRow>,
+    #[prost(message, repeated, tag = "2")]
+    pub buckets: Vec<BucketRow>,
+    #[prost(message, optional, tag = "3")]
+    pub object: Option<ObjectRow>,
+    /// The blobs of the object, in the order of its body.
+    #[prost(message, repeated, tag = "4")]
+    pub blobs: Vec<BlobRow>,
+    /// The chunks those name, each once.
+    #[prost(message, repeated, tag = "5")]
+    pub chunks: Vec<ChunkEntry>,
+    #[prost(message, repeated, tag = "6")]
+    pub listed: Vec<ListedObject>,
+    #[prost(string, repeated, tag = "7")]
+    pub prefixes: Vec<String>,
+    #[prost(bool, tag = "8")]
+    pub truncated: bool,
+    #[prost(string, tag = "9")]
+    pub next_after: String,
+    #[prost(message, repeated, tag = "10")]
+    pub uploads: Vec<ListedUpload>,
+    #[prost(message, repeated, tag = "11")]
+    pub parts: Vec<ListedPart>,
+    #[prost(message, repeated, tag = "12")]
+    pub access_keys: Vec<ListedAccessKey>,
+    #[prost(message, repeated, tag = "13")]
+    pub disks: Vec<DiskEntry>,
+    #[prost(message, optional, tag = "14")]
+    pub status: Option<StatusView>,
+    #[prost(message, optional, tag = "15")]
+    pub cluster: Option<ClusterRow>,
+}
+
+/// A row of a listing (no body).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ListedObject {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    #[prost(uint64, tag = "3")]
+    pub modified_ms: u64,
+    #[prost(string, tag = "4")]
+    pub etag: String,
+    #[prost(string, tag = "5")]
+    pub owner: String,
+    #[prost(string, tag = "6")]
+    pub storage_class: String,
+    #[prost(string, repeated, tag = "7")]
+    pub checksum_kinds: Vec<String>,
+    #[prost(string, tag = "8")]
+    pub checksum_type: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ListedUpload {
+    #[prost(uint64, tag = "1")]
+    pub upload: u64,
+    #[prost(message, required, tag = "2")]
+    pub row: UploadRow,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ListedPart {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(message, required, tag = "2")]
+    pub row: PartRow,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ListedAccessKey {
+    #[prost(string, tag = "1")]
+    pub access_key: String,
+    #[prost(message, required, tag = "2")]
+    pub row: AccessKeyRow,
+}
+
+/// A disk with its number and what the leader hears of it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DiskEntry {
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+    #[prost(message, required, tag = "2")]
+    pub row: DiskRow,
+    /// Heard of within the last seconds.
+    #[prost(bool, tag = "3")]
+    pub alive: bool,
+    #[prost(uint64, tag = "4")]
+    pub total_bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub available_bytes: u64,
+    #[prost(bool, tag = "6")]
+    pub failed: bool,
+}
+
+/// Counts for `bixi status`.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct StatusView {
+    #[prost(uint64, tag = "1")]
+    pub healthy: u64,
+    #[prost(uint64, tag = "2")]
+    pub crowded: u64,
+    #[prost(uint64, tag = "3")]
+    pub degraded: u64,
+    #[prost(uint64, tag = "4")]
+    pub lost: u64,
+    #[prost(uint64, tag = "5")]
+    pub leader: u64,
+    #[prost(uint64, tag = "6")]
+    pub term: u64,
+    #[prost(uint64, tag = "7")]
+    pub applied: u64,
+    #[prost(uint64, repeated, tag = "8")]
+    pub voters: Vec<u64>,
+    #[prost(string, tag = "9")]
+    pub leader_name: String,
+    /// Hash of the applied state (asked only by tests; 0 otherwise).
+    #[prost(uint64, tag = "10")]
+    pub state_hash: u64,
+    /// Fewest further losses of disks any chunk survives now (255 = no chunk).
+    #[prost(uint32, tag = "11")]
+    pub survives: u32,
+    #[prost(uint64, tag = "12")]
+    pub live_bytes: u64,
+}
+
+/// A disk or session says it lives.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Heartbeat {
+    /// Sessions of this process.
+    #[prost(uint64, repeated, tag = "1")]
+    pub sessions: Vec<u64>,
+    /// Disks of this process.
+    #[prost(message, repeated, tag = "2")]
+    pub disks: Vec<DiskReport>,
+}
+
+/// What a disk reports.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct DiskReport {
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+    #[prost(uint64, tag = "2")]
+    pub total_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub available_bytes: u64,
+    /// Its flush failed: content must be repaired elsewhere.
+    #[prost(bool, tag = "4")]
+    pub failed: bool,
+}
+
+/// Answer to a heartbeat.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct HeartbeatAck {
+    /// Sessions of the question that have ended.
+    #[prost(uint64, repeated, tag = "1")]
+    pub ended: Vec<u64>,
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+}
+
+/// Asks for chunks to write.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GrantRequest {
+    #[prost(message, required, tag = "1")]
+    pub redundancy: RedundancyRow,
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+    /// Of whom; the command built from it carries these.
+    #[prost(uint64, tag = "3")]
+    pub session: u64,
+    #[prost(uint64, tag = "4")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "5")]
+    pub floor: u64,
+    #[prost(uint32, tag = "6")]
+    pub partition: u32,
+    /// Disks the writer has just failed on.
+    #[prost(uint64, repeated, tag = "7")]
+    pub avoid: Vec<u64>,
+}
+
+/// Chunks with their layouts.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ChunkList {
+    #[prost(message, repeated, tag = "1")]
+    pub chunks: Vec<ChunkEntry>,
+}
+
+/// Asks the leader to fence and seal a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SealRequest {
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
+    /// No later commit of this session will name the chunk.
+    #[prost(bool, tag = "3")]
+    pub release: bool,
+}
+
+/// An executor asks for work.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LeaseJobRequest {
+    #[prost(string, tag = "1")]
+    pub executor: String,
+    /// The move last worked on: finished well or not.
+    #[prost(message, optional, tag = "2")]
+    pub done: Option<FinishMove>,
+}
+
+/// A repair: build `shards` of the chunk from the others.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Job {
+    /// None = nothing to do.
+    #[prost(message, optional, tag = "1")]
+    pub chunk: Option<ChunkEntry>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct MetaStateRequest {}
+
+/// What any replica says of itself.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct MetaState {
+    #[prost(uint64, tag = "1")]
+    pub raft_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub leader: u64,
+    #[prost(uint64, tag = "3")]
+    pub term: u64,
+    #[prost(uint64, tag = "4")]
+    pub applied: u64,
+    #[prost(uint64, tag = "5")]
+    pub state_hash: u64,
+}
+
+/// A replica that starts empty asks to be let in, in place of an older one at the same address.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct JoinReplica {
+    #[prost(uint64, tag = "1")]
+    pub raft_id: u64,
+    #[prost(string, tag = "2")]
+    pub address: String,
+    #[prost(uint64, tag = "3")]
+    pub replaces: u64,
+}
+
+/// Asks the leader for a page of the snapshot it has offered; it comes as payload.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SnapshotPage {
+    /// Raft index of the snapshot.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Which page, from 0.
+    #[prost(uint64, tag = "2")]
+    pub page: u64,
+}

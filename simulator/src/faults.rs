@@ -1,0 +1,303 @@
+//! Faults, each kind by its own rate. They damage only what the promises cover.
+//!
+//! Crashes, partitions, pauses and passing errors come at any time and together. Losing a disk for
+//! good is different: the promise is "up to `parity` shards of a chunk", and a chunk that is sealed
+//! while a node is away goes on with fewer shards. So a disk is lost only at a calm moment, when the
+//! metadata says that every chunk can spare it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use client::meta::MetaClient;
+use platform::sim::Simulation;
+use proto::rows::chunk_state;
+
+use crate::cluster::{Cluster, Node};
+use crate::inspect;
+use crate::nodes::chunk;
+use crate::shape::{CHUNKS, METAS};
+
+/// How long it is calm before a disk is lost, and after.
+const CALM: Duration = Duration::from_secs(5);
+
+/// The faults of one seed.
+pub struct Faults {
+    cluster: Rc<Cluster>,
+    /// The driver's way to the metaserver.
+    meta: MetaClient,
+    on: Cell<bool>,
+    calm: Cell<bool>,
+    /// Chunk disks whose flushes fail until they are replaced.
+    spoilt: RefCell<BTreeSet<usize>>,
+    /// Disks lost so far, for good.
+    lost: Cell<usize>,
+}
+
+/// What a disk can have for a while.
+#[derive(Clone, Copy, Debug)]
+enum Passing {
+    Slow,
+    ReadFails,
+    WriteFails,
+}
+
+impl Faults {
+    /// Starts injecting.
+    pub fn start(cluster: Rc<Cluster>, meta: MetaClient) -> Rc<Faults> {
+        let rates = cluster.shape.rates.clone();
+        let faults = Rc::new(Faults {
+            cluster,
+            meta,
+            on: Cell::new(true),
+            calm: Cell::new(false),
+            spoilt: RefCell::default(),
+            lost: Cell::new(0),
+        });
+        faults.every(rates.crash_chunk, |this| this.crash(Node::Chunk(this.below(CHUNKS))));
+        faults.every(rates.crash_meta, |this| this.crash(Node::Meta(this.below(METAS))));
+        faults.every(rates.crash_client, |this| this.crash(Node::Client(this.below(this.cluster.shape.work.clients))));
+        faults.every(rates.kill, Faults::kill);
+        faults.every(rates.power_cut, Faults::power_cut);
+        faults.every(rates.partition, |this| this.partition(true));
+        faults.every(rates.one_way, |this| this.partition(false));
+        faults.every(rates.pause, Faults::pause);
+        faults.every(rates.slow_disk, |this| this.passing(Passing::Slow));
+        faults.every(rates.read_fails, |this| this.passing(Passing::ReadFails));
+        faults.every(rates.write_fails, |this| this.passing(Passing::WriteFails));
+        faults.every(rates.clock_jump, Faults::clock_jump);
+        faults.every(rates.seal, Faults::seal);
+        if let Some(mean) = rates.lose_disk {
+            let this = faults.clone();
+            faults.spawn(async move {
+                while this.on.get() {
+                    this.wait(this.cluster.draw.wait(mean)).await;
+                    this.lose_disk().await;
+                }
+            });
+        }
+        faults
+    }
+
+    /// Ends all faults and brings everything back, empty disks in place of lost ones.
+    pub fn end(&self) {
+        self.on.set(false);
+        self.quiet();
+        for index in std::mem::take(&mut *self.spoilt.borrow_mut()) {
+            self.replace(index);
+        }
+    }
+
+    fn simulation(&self) -> &Simulation {
+        &self.cluster.simulation
+    }
+
+    fn below(&self, n: usize) -> usize {
+        self.cluster.draw.below(n as u64) as usize
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.simulation().platform().tasks().spawn(task).detach();
+    }
+
+    async fn wait(&self, duration: Duration) {
+        self.simulation().platform().clock().sleep(duration).await;
+    }
+
+    fn every(self: &Rc<Faults>, mean: Option<Duration>, inject: impl Fn(&Rc<Faults>) + 'static) {
+        let Some(mean) = mean else { return };
+        let this = self.clone();
+        self.spawn(async move {
+            loop {
+                this.wait(this.cluster.draw.wait(mean)).await;
+                if !this.on.get() {
+                    return;
+                }
+                if !this.calm.get() {
+                    inject(&this);
+                }
+            }
+        });
+    }
+
+    /// Runs `then` after a drawn time, if faults still happen.
+    fn later(self: &Rc<Faults>, after: Duration, then: impl FnOnce(&Rc<Faults>) + 'static) {
+        let this = self.clone();
+        self.spawn(async move {
+            this.wait(after).await;
+            if this.on.get() {
+                then(&this);
+            }
+        });
+    }
+
+    fn back_later(self: &Rc<Faults>, node: Node, after: Duration) {
+        self.later(after, move |this| {
+            if !this.cluster.is_up(node) {
+                this.cluster.boot(node);
+            }
+        });
+    }
+
+    fn crash(self: &Rc<Faults>, node: Node) {
+        self.cluster.fault(&format!("power cut of {}", node.name()));
+        self.cluster.crash(node);
+        self.back_later(node, self.cluster.draw.millis(10, *self.cluster.draw.pick(&[300, 3000, 10_000])));
+    }
+
+    fn kill(self: &Rc<Faults>) {
+        let nodes = self.cluster.nodes();
+        let node = *self.cluster.draw.pick(&nodes);
+        self.cluster.fault(&format!("kill -9 of {}", node.name()));
+        self.cluster.kill(node);
+        self.back_later(node, self.cluster.draw.millis(1, 2000));
+    }
+
+    fn power_cut(self: &Rc<Faults>) {
+        self.cluster.fault("power cut of everything");
+        for node in self.cluster.nodes() {
+            self.cluster.crash(node);
+            self.back_later(node, self.cluster.draw.millis(1, 3000));
+        }
+    }
+
+    fn partition(self: &Rc<Faults>, both_ways: bool) {
+        let mut nodes = self.cluster.nodes();
+        let cut_off = self.cluster.draw.between(1, 4) as usize;
+        let mut others = nodes.split_off(0);
+        for _ in 0..cut_off {
+            nodes.push(others.swap_remove(self.below(others.len())));
+        }
+        let names: Vec<String> = nodes.iter().map(|node| node.name()).collect();
+        self.cluster.fault(&format!("{} cut off, both ways: {both_ways}", names.join(" ")));
+        let inward = self.cluster.draw.chance(0.5);
+        for one in &nodes {
+            for other in &others {
+                let (from, to) = if inward { (other, one) } else { (one, other) };
+                self.simulation().partition(&from.name(), &to.name(), both_ways);
+            }
+        }
+        self.later(self.cluster.draw.millis(200, 10_000), |this| this.simulation().heal_all());
+    }
+
+    fn pause(self: &Rc<Faults>) {
+        let nodes = self.cluster.nodes();
+        let name = self.cluster.draw.pick(&nodes).name();
+        self.cluster.fault(&format!("{name} is stopped"));
+        self.simulation().pause(&name);
+        let after = self.cluster.draw.millis(100, *self.cluster.draw.pick(&[2000, 15_000]));
+        self.later(after, move |this| this.simulation().resume(&name));
+    }
+
+    fn passing(self: &Rc<Faults>, what: Passing) {
+        use platform::fault::DiskFault;
+        let (node, index, dir) = if matches!(what, Passing::Slow) && self.cluster.draw.chance(0.3) {
+            (Node::Meta(self.below(METAS)), None, crate::nodes::meta::DIR)
+        } else {
+            let index = self.below(CHUNKS);
+            (Node::Chunk(index), Some(index), chunk::DIR)
+        };
+        let fault = match what {
+            Passing::Slow => DiskFault::SlowBy(self.cluster.draw.between(5, 200) as u32),
+            Passing::ReadFails => DiskFault::ReadFails,
+            Passing::WriteFails => DiskFault::WriteFails,
+        };
+        self.cluster.fault(&format!("disk of {}: {what:?}", node.name()));
+        self.simulation().disk_fault(&node.name(), dir, fault);
+        self.later(self.cluster.draw.millis(100, 6000), move |this| this.cure(node, index, dir));
+    }
+
+    /// Ends the passing faults of a disk.
+    fn cure(&self, node: Node, index: Option<usize>, dir: &str) {
+        use platform::fault::DiskFault;
+        self.simulation().disk_fault(&node.name(), dir, DiskFault::Healthy);
+        if index.is_some_and(|index| self.spoilt.borrow().contains(&index)) {
+            self.simulation().disk_fault(&node.name(), dir, DiskFault::FlushFails);
+        }
+    }
+
+    /// Asks the leader to seal some open chunk behind its writer's back.
+    fn seal(self: &Rc<Faults>) {
+        let Some(leader) = self.cluster.leader() else { return };
+        let open: Vec<u64> = inspect::chunks(&leader)
+            .into_iter()
+            .filter(|(_, row)| row.state == chunk_state::OPEN)
+            .map(|(chunk, _)| chunk)
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        let chunk = *self.cluster.draw.pick(&open);
+        self.cluster.fault(&format!("chunk {chunk:x} is sealed behind its writer's back"));
+        let meta = self.meta.clone();
+        // Whether it works does not matter.
+        self.spawn(async move { drop(meta.seal(chunk, false).await) });
+    }
+
+    fn clock_jump(self: &Rc<Faults>) {
+        let nodes = self.cluster.nodes();
+        let name = self.cluster.draw.pick(&nodes).name();
+        let offset_ms = self.cluster.draw.between(0, 7_200_000) as i64 - 3_600_000;
+        self.cluster.fault(&format!("wall clock of {name} off by {offset_ms}ms"));
+        self.simulation().set_wall_clock_offset_ms(&name, offset_ms);
+    }
+
+    /// Brings everything back and stops random faults; lost disks stay lost.
+    fn quiet(&self) {
+        self.simulation().set_faults(false);
+        self.simulation().heal_all();
+        for node in self.cluster.nodes() {
+            self.simulation().resume(&node.name());
+            if !self.cluster.is_up(node) {
+                self.cluster.boot(node);
+            }
+        }
+        for index in 0..CHUNKS {
+            self.cure(Node::Chunk(index), Some(index), chunk::DIR);
+        }
+        for index in 0..METAS {
+            self.cure(Node::Meta(index), None, crate::nodes::meta::DIR);
+        }
+    }
+
+    async fn lose_disk(self: &Rc<Faults>) {
+        if !self.on.get() || self.calm.replace(true) {
+            return;
+        }
+        self.quiet();
+        self.wait(CALM).await;
+        let index = self.below(CHUNKS);
+        if self.on.get() && inspect::can_spare(&self.cluster, index) {
+            self.lost.set(self.lost.get() + 1);
+            let node = Node::Chunk(index);
+            if self.cluster.draw.chance(0.5) {
+                self.cluster.fault(&format!("disk of {} is wiped", node.name()));
+                self.replace(index);
+            } else {
+                self.cluster.fault(&format!("flushes of the disk of {} fail", node.name()));
+                self.spoilt.borrow_mut().insert(index);
+                self.simulation().disk_fault(&node.name(), chunk::DIR, platform::fault::DiskFault::FlushFails);
+                self.later(self.cluster.draw.millis(6000, 20_000), move |this| {
+                    if this.spoilt.borrow_mut().remove(&index) {
+                        this.cluster.fault(&format!("disk of {} is replaced", node.name()));
+                        this.replace(index);
+                    }
+                });
+            }
+            self.wait(CALM).await;
+        }
+        if self.on.get() {
+            self.calm.set(false);
+            self.simulation().set_faults(true);
+        }
+    }
+
+    /// An empty disk in place of the node's.
+    fn replace(&self, index: usize) {
+        let node = Node::Chunk(index);
+        self.cluster.crash(node);
+        self.simulation().wipe_disk(&node.name(), chunk::DIR);
+        self.cluster.boot(node);
+    }
+}

@@ -1,0 +1,213 @@
+//! `bixi-sim`: runs seeds of the simulator, or replays one.
+//!
+//! Ends with the line `n seeds, f failed, r seeds/min`; a failed seed prints the command that
+//! replays it. Exit code 1 if any failed.
+
+#![allow(clippy::disallowed_methods, reason = "this program measures real time and runs seeds on threads")]
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use platform::PlantedBug;
+use simulator::seed::{self, Options, Report};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+/// Whole Bixi clusters under virtual time, with faults, from seeds.
+#[derive(Parser)]
+#[command(name = "bixi-sim", version)]
+struct Args {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// Run seeds for this many seconds instead.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Replay this seed and tell what happens. With --seeds above 1: the first of so many.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The first seed of many; drawn from the clock if not given.
+    #[arg(long)]
+    from: Option<u64>,
+    /// Seeds at once, each on a thread of its own.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Switch a deliberate mistake on: ack-before-flush or seal-without-fence.
+    #[arg(long, value_parser = planted)]
+    planted: Vec<PlantedBug>,
+    /// Turn up the faults that uncover this mistake without making it.
+    #[arg(long, value_parser = planted)]
+    profile: Option<PlantedBug>,
+    /// Append the result to this file.
+    #[arg(long)]
+    ledger: Option<PathBuf>,
+    /// What the ledger names as the code's revision.
+    #[arg(long, default_value = "unknown")]
+    revision: String,
+    /// Events of the machine shown at the end of a replay.
+    #[arg(long, default_value_t = 200)]
+    events: usize,
+    /// What a replay logs, as of tracing's env-filter.
+    #[arg(long, default_value = "info")]
+    log: String,
+}
+
+fn planted(text: &str) -> Result<PlantedBug, String> {
+    match text {
+        "ack-before-flush" => Ok(PlantedBug::AckBeforeFlush),
+        "seal-without-fence" => Ok(PlantedBug::SealWithoutFence),
+        _ => Err("ack-before-flush or seal-without-fence".into()),
+    }
+}
+
+impl Args {
+    fn options(&self, trace_events: usize) -> Options {
+        let profile = self.profile.or(self.planted.first().copied());
+        Options { planted: self.planted.clone(), profile, trace_events }
+    }
+}
+
+struct VirtualTime;
+
+impl FormatTime for VirtualTime {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        match simulator::clock::seconds() {
+            Some(seconds) => write!(writer, "{seconds:12.6}"),
+            None => write!(writer, "{:>12}", "-"),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    failed: Vec<u64>,
+    virtual_seconds: f64,
+    operations: u64,
+    faults: u64,
+    undecided: u64,
+}
+
+fn main() {
+    let args = Args::parse();
+    if let Some(seed) = args.seed.filter(|_| args.seeds <= 1 || args.from.is_none() && args.seconds.is_none()) {
+        std::process::exit(replay(seed, &args));
+    }
+    std::process::exit(many(&args));
+}
+
+/// Runs one seed twice as loud.
+fn replay(seed: u64, args: &Args) -> i32 {
+    tracing_subscriber::fmt()
+        .with_timer(VirtualTime)
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(std::io::stdout)
+        .with_env_filter(tracing_subscriber::EnvFilter::new(&args.log))
+        .init();
+    let started = Instant::now();
+    let report = seed::run(seed, &args.options(args.events));
+    for line in &report.trace {
+        println!("{line}");
+    }
+    println!(
+        "seed {seed}: {:.1} virtual seconds, {} operations, {} faults, trace {:016x}",
+        report.virtual_seconds, report.operations, report.faults, report.trace_hash
+    );
+    let mut sum = Sum::default();
+    take(&mut sum, &report);
+    for violation in &report.violations {
+        println!("  {violation}");
+    }
+    finish(&sum, started.elapsed(), args)
+}
+
+fn many(args: &Args) -> i32 {
+    // A panic is told by the report; its backtrace by the replay.
+    std::panic::set_hook(Box::new(|_| {}));
+    let clock =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_micros() as u64);
+    let first = args.from.unwrap_or(clock % 1_000_000_000_000);
+    let started = Instant::now();
+    let deadline = args.seconds.map(|seconds| started + Duration::from_secs(seconds));
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let sum = Mutex::new(Sum::default());
+    let options = args.options(0);
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let over = match deadline {
+                        Some(deadline) => Instant::now() >= deadline,
+                        None => number >= args.seeds,
+                    };
+                    if over {
+                        break;
+                    }
+                    let report = seed::run(first + number, &options);
+                    let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    if !report.violations.is_empty() {
+                        tell_failure(&report, args);
+                    }
+                    take(&mut sum, &report);
+                }
+            });
+        }
+    });
+    let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    println!("first seed {first}");
+    finish(&sum, started.elapsed(), args)
+}
+
+fn tell_failure(report: &Report, args: &Args) {
+    println!("seed {} failed; replay it with: make sim SEEDS=1 SEED={}", report.seed, report.seed);
+    if !args.planted.is_empty() {
+        println!("  (with the planted mistakes {:?})", args.planted);
+    }
+    for violation in report.violations.iter().take(6) {
+        println!("  {violation}");
+    }
+}
+
+fn take(sum: &mut Sum, report: &Report) {
+    sum.seeds += 1;
+    sum.virtual_seconds += report.virtual_seconds;
+    sum.operations += report.operations;
+    sum.faults += report.faults;
+    sum.undecided += report.undecided;
+    if !report.violations.is_empty() {
+        sum.failed.push(report.seed);
+    }
+}
+
+fn finish(sum: &Sum, took: Duration, args: &Args) -> i32 {
+    let count = sum.seeds.max(1) as f64;
+    let means = format!(
+        "means a seed: {:.1} virtual seconds, {:.0} operations, {:.1} faults; {} keys undecided",
+        sum.virtual_seconds / count,
+        sum.operations as f64 / count,
+        sum.faults as f64 / count,
+        sum.undecided
+    );
+    let rate = sum.seeds as f64 * 60.0 / took.as_secs_f64().max(0.001);
+    let line = format!("{} seeds, {} failed, {rate:.0} seeds/min", sum.seeds, sum.failed.len());
+    println!("{means}");
+    if let Some(ledger) = &args.ledger
+        && let Err(error) = append(ledger, &format!("{}: {line}; {means}; failed {:?}\n", args.revision, sum.failed))
+    {
+        eprintln!("cannot write {}: {error}", ledger.display());
+    }
+    println!("{line}");
+    i32::from(!sum.failed.is_empty())
+}
+
+fn append(path: &Path, line: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+    file.write_all(line.as_bytes())
+}

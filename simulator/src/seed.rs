@@ -1,0 +1,208 @@
+//! One seed from its draw to its verdict.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use platform::PlantedBug;
+use platform::sim::Simulation;
+use proto::meta::{Ask, AskAll, Body};
+
+use crate::cluster::{Cluster, Node};
+use crate::faults::Faults;
+use crate::linear::{self, Verdict};
+use crate::nodes::client::{Layers, heartbeat, layers};
+use crate::settle;
+use crate::shape::{CHUNKS, METAS, Shape};
+use crate::workload::bucket_name;
+
+/// Virtual time after which a seed is given up.
+const LIMIT: Duration = Duration::from_secs(900);
+/// A seed lasts at least this long.
+const VIRTUAL_MIN: Duration = Duration::from_secs(61);
+/// Steps of the search for an order that explains a key's history.
+const STEPS_MAX: u64 = 300_000;
+
+/// What became of a seed.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Promises that were broken; empty = passed.
+    pub violations: Vec<String>,
+    /// Virtual seconds.
+    pub virtual_seconds: f64,
+    /// Client operations.
+    pub operations: u64,
+    /// Injected faults.
+    pub faults: u64,
+    /// Keys whose history was too hard to judge.
+    pub undecided: u64,
+    /// A hash over everything that happened.
+    pub trace_hash: u64,
+    /// The last events of the machine, if they were asked for.
+    pub trace: Vec<String>,
+}
+
+/// How to run seeds.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Deliberate mistakes that are switched on.
+    pub planted: Vec<PlantedBug>,
+    /// Faults are turned up as for finding this mistake.
+    pub profile: Option<PlantedBug>,
+    /// Events of the machine to keep.
+    pub trace_events: usize,
+}
+
+impl Options {
+    /// The mistake, switched on, among the faults that uncover it.
+    pub fn planted(bug: PlantedBug) -> Options {
+        Options { planted: vec![bug], profile: Some(bug), trace_events: 0 }
+    }
+}
+
+/// Runs a seed.
+pub fn run(seed: u64, options: &Options) -> Report {
+    let shape = Shape::draw(seed, &options.planted, options.profile, options.trace_events);
+    tracing::info!("{shape:#?}");
+    // The owner stays here: everything in the simulation ends with it.
+    let simulation = Simulation::new(seed, shape.machine.clone());
+    let cluster = Rc::new(Cluster::new(shape, simulation.clone()));
+    crate::clock::show(&simulation);
+    if let Err(error) = simulation.run(story(cluster.clone()), LIMIT) {
+        cluster.violated(error.to_string());
+    }
+    let undecided = if cluster.violations().is_empty() { judge(&cluster) } else { 0 };
+    let report = Report {
+        seed,
+        violations: cluster.violations(),
+        virtual_seconds: simulation.now().0 as f64 / 1e9,
+        operations: cluster.counts.operations.get(),
+        faults: cluster.counts.faults.get(),
+        undecided,
+        trace_hash: simulation.trace_hash(),
+        trace: simulation.trace(),
+    };
+    crate::clock::hide();
+    cluster.close();
+    report
+}
+
+async fn story(cluster: Rc<Cluster>) {
+    let clock = cluster.simulation.platform().clock().clone();
+    cluster.simulation.set_faults(false);
+    for node in (0..METAS).map(Node::Meta).chain((0..CHUNKS).map(Node::Chunk)) {
+        cluster.boot(node);
+    }
+    let Some(layers) = found(&cluster).await else { return };
+    for client in 0..cluster.shape.work.clients {
+        cluster.boot(Node::Client(client));
+    }
+    cluster.simulation.set_faults(true);
+    let faults = Faults::start(cluster.clone(), layers.meta.clone());
+    clock.sleep(cluster.shape.safety).await;
+    faults.end();
+    tracing::info!("LIVENESS: the faults stop");
+    settle::run(cluster.clone(), &layers).await;
+    let end = platform::clock::Instant(0) + VIRTUAL_MIN;
+    clock.sleep_until(end).await;
+}
+
+/// Founds the cluster: its row, all disks, the bucket.
+async fn found(cluster: &Rc<Cluster>) -> Option<Layers> {
+    let platform = cluster.simulation.platform();
+    let layers = layers(cluster, &platform, "driver", &cluster.row(), 0);
+    let outcome = layers.meta.bare_command(Body::InitCluster(cluster.row())).await;
+    if let Err(error) = outcome {
+        cluster.violated(format!("cluster cannot be founded: {error}"));
+        return None;
+    }
+    platform.tasks().spawn(heartbeat(layers.meta.clone())).detach();
+    for _ in 0..100 {
+        let view = layers.meta.query(Ask::Disks(AskAll {})).await.unwrap_or_default();
+        if view.disks.iter().filter(|disk| disk.alive).count() == CHUNKS {
+            return match layers.objects.create_bucket(&bucket_name(), "owner").await {
+                Ok(_) => Some(layers),
+                Err(error) => {
+                    cluster.violated(format!("bucket cannot be made: {error}"));
+                    None
+                }
+            };
+        }
+        platform.clock().sleep(Duration::from_millis(100)).await;
+    }
+    cluster.violated("disks do not register".into());
+    None
+}
+
+/// Judges the history, key by key. Answers how many keys were too hard.
+fn judge(cluster: &Cluster) -> u64 {
+    let mut undecided = 0;
+    for key in 0..cluster.history.key_count() {
+        let operations = cluster.history.of_key(key);
+        match linear::check(&operations, STEPS_MAX) {
+            Verdict::Linearizable => {}
+            Verdict::TooHard => undecided += 1,
+            Verdict::Impossible(at) => {
+                cluster.violated(format!("key {key}: no order explains {:?}", operations[at]));
+                for operation in &operations {
+                    tracing::info!("  {operation:?}");
+                }
+            }
+        }
+    }
+    undecided
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Options, PlantedBug, run};
+
+    /// Seeds that once found a bug.
+    const OLD_SEEDS: &str = include_str!("../seeds.txt");
+
+    #[test]
+    fn same_seed_twice_gives_the_same_trace() {
+        for seed in [3, 4, 5] {
+            let (one, two) = (run(seed, &Options::default()), run(seed, &Options::default()));
+            assert_eq!(one.trace_hash, two.trace_hash, "seed {seed}");
+            assert_eq!(one.operations, two.operations, "seed {seed}");
+            assert_ne!(one.trace_hash, run(seed + 10, &Options::default()).trace_hash);
+        }
+    }
+
+    #[test]
+    fn ten_seeds_pass() {
+        for seed in 100..110 {
+            let report = run(seed, &Options::default());
+            assert_eq!(report.violations, Vec::<String>::new(), "seed {seed}");
+            assert!(report.virtual_seconds >= 60.0 && report.operations > 0);
+        }
+    }
+
+    #[test]
+    fn seeds_that_found_bugs_pass() {
+        let seeds = OLD_SEEDS.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok());
+        for seed in seeds {
+            assert_eq!(run(seed, &Options::default()).violations, Vec::<String>::new(), "seed {seed}");
+        }
+    }
+
+    /// Within `seeds_max` seeds the planted bug must be found; the same faults without it find nothing.
+    fn is_found(bug: PlantedBug, seeds_max: u64) {
+        let found = (0..seeds_max).find(|seed| !run(*seed, &Options::planted(bug)).violations.is_empty());
+        let Some(seed) = found else { panic!("{bug:?} was not found within {seeds_max} seeds") };
+        let honest = Options { planted: Vec::new(), ..Options::planted(bug) };
+        assert_eq!(run(seed, &honest).violations, Vec::<String>::new(), "seed {seed} fails without the planted bug");
+    }
+
+    #[test]
+    fn planted_bug_is_found_ack_before_flush() {
+        is_found(PlantedBug::AckBeforeFlush, 10);
+    }
+
+    #[test]
+    fn planted_bug_is_found_seal_without_fence() {
+        is_found(PlantedBug::SealWithoutFence, 20);
+    }
+}

@@ -1,0 +1,366 @@
+//! The command line: names, flags, defaults, environment. No behaviour.
+//!
+//! Sizes take k, M, G as binary units. Flags win over the environment, the environment over files.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A distributed storage engine: one pool of disks, S3 in front.
+#[derive(Parser)]
+#[command(name = "bixi", version, about, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Every command.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run everything in one process on the given directories
+    Server(ServerArgs),
+    /// Run a whole cluster of processes on this machine's loopback
+    Dev(DevArgs),
+    /// Show whether the cluster is safe, fast and how full
+    Status(ReadArgs),
+    /// Make, list and delete buckets
+    #[command(subcommand)]
+    Bucket(BucketCommand),
+    /// Copy, list, show and remove objects (remote names are s3://BUCKET/KEY)
+    #[command(subcommand)]
+    Object(ObjectCommand),
+    /// Make, list and delete access keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Check configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Measure a running server, or this machine
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print completions for a shell
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// A part of a `bixi dev` cluster; started by it
+    #[command(hide = true)]
+    Node(NodeArgs),
+}
+
+/// `bixi server DIR [DIR...]`.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Directories to store in; absent ones are made. Several give redundancy among them
+    #[arg(required_unless_present = "config", value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// Where S3 is served
+    #[arg(long, value_name = "HOST:PORT", env = "BIXI_S3_ADDR", default_value = "127.0.0.1:9000")]
+    pub s3_addr: String,
+    /// Where health, metrics and the admin API are served
+    #[arg(long, value_name = "HOST:PORT", env = "BIXI_ADMIN_ADDR", default_value = "127.0.0.1:9001")]
+    pub admin_addr: String,
+    /// copies:N or ec:K+M; by default by the number of directories
+    #[arg(long, value_name = "POLICY", env = "BIXI_REDUNDANCY")]
+    pub redundancy: Option<String>,
+    /// A TOML file; flags and environment win over it
+    #[arg(long, value_name = "FILE", env = "BIXI_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Certificate chain in PEM: serve S3 with TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Domain under which BUCKET.DOMAIN is a bucket; may be repeated
+    #[arg(long, value_name = "DOMAIN")]
+    pub s3_domain: Vec<String>,
+    /// text or json, on standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "BIXI_LOG_FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// `bixi dev --data DIR`.
+#[derive(Args, Clone, Debug)]
+pub struct DevArgs {
+    /// Where the cluster lives; the same directory brings the same cluster back
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Metaservers: 1 or 3
+    #[arg(long, default_value_t = 3)]
+    pub meta: u32,
+    /// Chunkservers
+    #[arg(long, default_value_t = 6)]
+    pub chunk: u32,
+    /// copies:N or ec:K+M; by default by the number of chunkservers
+    #[arg(long, value_name = "POLICY")]
+    pub redundancy: Option<String>,
+    /// Where S3 is served; a free port by default
+    #[arg(long, value_name = "HOST:PORT")]
+    pub s3_addr: Option<String>,
+    /// Where health, metrics and the admin API are served; a free port by default
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin_addr: Option<String>,
+}
+
+/// One process of a `bixi dev` cluster.
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    /// The file that says what this process is
+    #[arg(long, value_name = "FILE")]
+    pub spec: PathBuf,
+}
+
+/// How log lines look.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+}
+
+/// How results are printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// For people
+    Table,
+    /// For machines: JSON and nothing else on standard output
+    Json,
+}
+
+/// How a command finds the server and who it is.
+#[derive(Args, Clone, Debug)]
+pub struct Access {
+    /// Where the server's admin API is
+    #[arg(long, value_name = "HOST:PORT", env = "BIXI_ADMIN_ADDR", default_value = "127.0.0.1:9001")]
+    pub admin_addr: String,
+    /// File with access_key= and secret_key= lines
+    #[arg(long, value_name = "FILE", env = "BIXI_CREDENTIALS", default_value = "./data/credentials")]
+    pub credentials: PathBuf,
+    /// Certificates in PEM to trust when S3 is served with TLS
+    #[arg(long, value_name = "FILE", env = "BIXI_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Seconds to wait for an answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+}
+
+/// A command that only reads.
+#[derive(Args, Clone, Debug)]
+pub struct ReadArgs {
+    /// Where the server is.
+    #[command(flatten)]
+    pub access: Access,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// A command that changes something.
+#[derive(Args, Clone, Debug)]
+pub struct ChangeArgs {
+    /// Where the server is.
+    #[command(flatten)]
+    pub access: Access,
+    /// Say what would be done and do nothing (exit code 8 if anything would change)
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// `bixi bucket ...`.
+#[derive(Subcommand)]
+pub enum BucketCommand {
+    /// Make a bucket
+    Create {
+        /// Its name, also as s3://NAME
+        name: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// List buckets
+    #[command(visible_alias = "ls")]
+    List(ReadArgs),
+    /// Delete an empty bucket
+    Delete {
+        /// Its name, also as s3://NAME
+        name: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// `bixi object ...`.
+#[derive(Subcommand)]
+pub enum ObjectCommand {
+    /// Copy files to the server, from it, or between its buckets
+    Cp {
+        /// File, directory (with --recursive), - for standard input, or s3://BUCKET/KEY
+        source: String,
+        /// File, directory or s3://BUCKET/KEY; a name ending in / keeps the source's last name
+        target: String,
+        /// Copy everything below the source
+        #[arg(long, short)]
+        recursive: bool,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// List objects
+    #[command(visible_alias = "list")]
+    Ls {
+        /// s3://BUCKET or s3://BUCKET/PREFIX; without it the buckets
+        target: Option<String>,
+        /// List everything below, not one level
+        #[arg(long, short)]
+        recursive: bool,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Write an object to standard output
+    Cat {
+        /// s3://BUCKET/KEY
+        source: String,
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Remove an object
+    #[command(visible_alias = "delete")]
+    Rm {
+        /// s3://BUCKET/KEY, or a prefix with --recursive
+        target: String,
+        /// Remove everything below the prefix
+        #[arg(long, short)]
+        recursive: bool,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// `bixi key ...`.
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// Make a key for a user; its secret is shown once
+    Create {
+        /// Whom it belongs to; buckets belong to users
+        #[arg(long)]
+        user: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// List keys, without secrets
+    #[command(visible_alias = "ls")]
+    List(ReadArgs),
+    /// Delete a key
+    Delete {
+        /// Its public half
+        access_key: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// `bixi config ...`.
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// List every error of a file at once
+    Check {
+        /// The file; BIXI_CONFIG or ./bixi.toml by default
+        file: Option<PathBuf>,
+        /// How to print
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+}
+
+/// `bixi bench ...`.
+#[derive(Subcommand)]
+pub enum BenchCommand {
+    /// Measure a running server through S3
+    S3(BenchS3Args),
+    /// Measure what this machine can do at best
+    Disk {
+        /// Directory on the disk to be measured
+        dir: PathBuf,
+        /// How to print
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+}
+
+/// What `bixi bench s3` does.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BenchOperation {
+    /// Write objects
+    Put,
+    /// Read objects of a working set
+    Get,
+    /// List a bucket in pages of 1000 keys
+    List,
+}
+
+/// `bixi bench s3`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchS3Args {
+    /// What to measure
+    #[arg(long, value_enum)]
+    pub op: BenchOperation,
+    /// Bytes of an object
+    #[arg(long, default_value = "4k", value_parser = parse_size)]
+    pub size: u64,
+    /// Requests under way at once
+    #[arg(long, short, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub concurrency: u32,
+    /// How long
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub secs: u64,
+    /// Leave the objects of the measurement in place
+    #[arg(long)]
+    pub keep: bool,
+    /// Where the server is.
+    #[command(flatten)]
+    pub access: Access,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    types::size::parse_size(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_manual_parses() {
+        for line in [
+            "bixi server a b c --s3-addr 127.0.0.1:1 --admin-addr 127.0.0.1:2 --redundancy ec:4+2",
+            "bixi dev --data d --meta 3 --chunk 6 --redundancy ec:4+2",
+            "bixi status --output json",
+            "bixi bucket create b --admin-addr h:1 --credentials f",
+            "bixi object cp -r a s3://b/c",
+            "bixi object ls",
+            "bixi key create --user u --output json",
+            "bixi config check f",
+            "bixi bench s3 --op put --size 4k -c 16 --secs 5 --output json",
+            "bixi bench disk d",
+            "bixi completions bash",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in ["bixi server", "bixi statsu", "bixi status --outptu json", "bixi bench s3 --op put --size 4x"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What this machine can do at best, measured right beside a bench, so that its figures can be
+//! judged: flushed writes to the disk, and requests over loopback HTTP that do nothing.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use platform::Platform;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::lean::Lean;
+
+/// Time of one measurement.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// Measures the limits of `concurrency` requests of `size` bytes. `disk` is a directory on the disk
+/// in question; `upload` says which way the bytes go.
+pub async fn measure(platform: &Platform, size: usize, concurrency: u32, disk: &Path, upload: bool) -> Value {
+    let http = loopback(platform, size, concurrency, upload).await;
+    let sync = if upload { Some(flushed_writes(platform, disk, size).await) } else { None };
+    json!({
+        "loopback_http_per_sec": http.map(f64::round),
+        "disk_write_flush_per_sec": sync.flatten().map(f64::round),
+        "disk_directory": disk.display().to_string(),
+    })
+}
+
+/// Writes of `size` bytes, each flushed, one after the other, to a file that is removed again.
+async fn flushed_writes(platform: &Platform, directory: &Path, size: usize) -> Option<f64> {
+    let path: PathBuf = directory.join(format!(".bixi-bench-{:016x}", platform.random().next_u64()));
+    let clock = platform.clock();
+    let mut file = std::fs::File::create(&path).ok()?;
+    // Unlinked at once, so nothing stays behind however this ends.
+    std::fs::remove_file(&path).ok()?;
+    let start = clock.now();
+    let mut count = 0u32;
+    while clock.now().saturating_since(start) < WINDOW {
+        let job = platform.lane().run(move || {
+            let result = file.write_all(&vec![0x5a; size.max(1)]).and_then(|()| file.sync_data());
+            result.map(|()| file)
+        });
+        file = job.await.ok()?;
+        count += 1;
+    }
+    Some(f64::from(count) / clock.now().saturating_since(start).as_secs_f64())
+}
+
+/// Requests a second against a server in this process that reads and answers without thought.
+async fn loopback(platform: &Platform, size: usize, concurrency: u32, upload: bool) -> Option<f64> {
+    let listener = platform.net().listen("127.0.0.1:0").await.ok()?;
+    let addr = listener.local_addr().to_owned();
+    let (request_len, answer_len) = if upload { (size, 0) } else { (0, size) };
+    let tasks = platform.tasks().clone();
+    let echo_tasks = tasks.clone();
+    let echo = tasks.spawn(async move {
+        while let Ok(stream) = listener.accept().await {
+            echo_tasks.spawn(echo(stream, request_len, answer_len)).detach();
+        }
+    });
+    let head = Bytes::from(format!("PUT / HTTP/1.1\r\nhost: {addr}\r\ncontent-length: {request_len}\r\n\r\n"));
+    let body = Bytes::from(vec![0x5a; request_len]);
+    let count = Rc::new(Cell::new(0u64));
+    let start = platform.clock().now();
+    let workers = (0..concurrency).map(|_| {
+        let (platform, addr, head, body, count) =
+            (platform.clone(), addr.clone(), head.clone(), body.clone(), count.clone());
+        async move {
+            let Ok(mut lean) = Lean::open(&platform, &addr).await else { return };
+            while platform.clock().now().saturating_since(start) < WINDOW {
+                if lean.exchange(&head, &body, |_| {}).await.is_err() {
+                    return;
+                }
+                count.set(count.get() + 1);
+            }
+        }
+    });
+    join_all(workers).await;
+    echo.abort();
+    Some(count.get() as f64 / platform.clock().now().saturating_since(start).as_secs_f64())
+}
+
+/// Answers requests of one known length until the client goes.
+async fn echo(mut stream: platform::net::Stream, request_len: usize, answer_len: usize) {
+    let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {answer_len}\r\n\r\n").into_bytes();
+    answer.resize(answer.len() + answer_len, 0x5a);
+    let mut buffer = vec![0; 64 << 10];
+    let mut pending: Vec<u8> = Vec::new();
+    loop {
+        // The head is small and comes whole or in two pieces; the body is counted, not kept.
+        let end = loop {
+            if let Some(at) = pending.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            match stream.read(&mut buffer).await {
+                Ok(len) if len > 0 => pending.extend_from_slice(&buffer[..len]),
+                _ => return,
+            }
+        };
+        let mut left = request_len.saturating_sub(pending.len() - end);
+        while left > 0 {
+            match stream.read(&mut buffer).await {
+                Ok(len) if len > 0 => left = left.saturating_sub(len),
+                _ => return,
+            }
+        }
+        pending.clear();
+        if stream.write_all(&answer).await.is_err() {
+            return;
+        }
+    }
+}

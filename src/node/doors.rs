@@ -1,0 +1,120 @@
+//! The doors of a process: S3 and the admin API, over one object layer.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use client::background;
+use client::chunk::reader::ChunkReader;
+use client::chunk::shards::Shards;
+use client::chunk::writer::ChunkWriter;
+use client::disks::DiskMap;
+use client::meta::MetaClient;
+use client::object::{ObjectConfig, Objects};
+use platform::Platform;
+use platform::net::Listener;
+use proto::meta::{Ask, AskAll};
+use proto::rows::ClusterRow;
+use s3_gateway::admin::AdminHooks;
+use types::redundancy::Redundancy;
+
+use super::{NodeError, status};
+
+/// The chunk layer of a process.
+#[derive(Clone)]
+pub struct ChunkLayer {
+    /// Calls to shards.
+    pub shards: Shards,
+    /// Appends.
+    pub writer: ChunkWriter,
+    /// Reads.
+    pub reader: ChunkReader,
+}
+
+impl ChunkLayer {
+    /// Over the metaserver `meta` speaks to.
+    pub fn new(meta: &MetaClient, cache_bytes: usize) -> ChunkLayer {
+        let shards = Shards::new(meta.peers().clone(), DiskMap::new(meta.clone()));
+        let writer = ChunkWriter::new(meta.clone(), shards.clone());
+        let reader = ChunkReader::new(meta.clone(), shards.clone(), writer.clone(), cache_bytes);
+        ChunkLayer { shards, writer, reader }
+    }
+
+    /// Runs the background executor beside a chunkserver.
+    pub fn spawn_executor(&self, meta: &MetaClient) {
+        let work = background::run(meta.clone(), self.shards.clone(), self.reader.clone());
+        meta.platform().tasks().spawn(work);
+    }
+}
+
+/// The cluster's row and policy.
+///
+/// # Errors
+/// No leader in time.
+pub async fn cluster(meta: &MetaClient) -> Result<(ClusterRow, Redundancy), NodeError> {
+    let view = meta.query(Ask::Cluster(AskAll {})).await.map_err(|error| NodeError::new(error.to_string()))?;
+    let row = view.cluster.ok_or_else(|| NodeError::new("the cluster is not initialised"))?;
+    let policy =
+        row.redundancy.policy().ok_or_else(|| NodeError::new("the cluster's redundancy is unknown to this version"))?;
+    Ok((row, policy))
+}
+
+/// The object layer.
+pub fn objects(
+    meta: &MetaClient,
+    chunks: &ChunkLayer,
+    row: &ClusterRow,
+    policy: Redundancy,
+    replicas: usize,
+) -> Objects {
+    let config = ObjectConfig::new(policy, replicas);
+    Objects::new(meta.clone(), chunks.writer.clone(), chunks.reader.clone(), row, config)
+}
+
+/// What the admin door needs to know.
+pub struct AdminParts {
+    /// Set once the process can serve.
+    pub ready: Rc<Cell<bool>>,
+    /// Where S3 listens, for people.
+    pub s3: String,
+    /// Redundancy, for people.
+    pub policy: String,
+    /// Damaged blocks found by this process's stores.
+    pub rot_found: Rc<dyn Fn() -> u64>,
+}
+
+/// Serves the admin API as a task.
+pub fn spawn_admin(
+    platform: &Platform,
+    listener: Listener,
+    objects: &Objects,
+    meta: &MetaClient,
+    region: &str,
+    parts: AdminParts,
+) {
+    let ready = Rc::clone(&parts.ready);
+    let (meta, s3, policy) = (meta.clone(), parts.s3, parts.policy);
+    let metrics_objects = objects.clone();
+    let rot_found = parts.rot_found;
+    let hooks = AdminHooks {
+        ready: Rc::new(move || ready.get()),
+        status: Rc::new(move || {
+            let (meta, s3, policy) = (meta.clone(), s3.clone(), policy.clone());
+            Box::pin(async move { status::tree(&meta, &s3, &policy).await })
+        }),
+        metrics: Rc::new(move || status::metrics(&metrics_objects, rot_found(), "")),
+    };
+    let (inner, objects, region) = (platform.clone(), objects.clone(), region.to_owned());
+    platform.tasks().spawn(async move {
+        let Err(error) = s3_gateway::admin::serve(inner, listener, objects, &region, hooks).await;
+        tracing::error!(%error, "admin door closed");
+    });
+}
+
+/// Serves S3 as a task.
+pub fn spawn_s3(platform: &Platform, listener: Listener, objects: &Objects, config: s3_gateway::config::Config) {
+    let (inner, objects) = (platform.clone(), objects.clone());
+    platform.tasks().spawn(async move {
+        let Err(error) = s3_gateway::serve(inner, listener, objects, config).await;
+        tracing::error!(%error, "S3 door closed");
+    });
+}

@@ -1,0 +1,145 @@
+//! Who a directory is: its identity file, and which replicas the cluster was founded with.
+//!
+//! A cluster is founded in two steps: identities first, then the file `members` in every
+//! directory. A crash in between leaves directories without `members`, which are founded anew; a
+//! directory with `members` belongs to a cluster for ever.
+
+use std::collections::BTreeMap;
+
+use platform::Platform;
+use platform::disk::{Disk, DiskError};
+use proto::identity::Identity;
+use serde::{Deserialize, Serialize};
+use types::ids::{ClusterId, StoreId};
+
+use super::NodeError;
+
+const IDENTITY: &str = "identity";
+const MEMBERS: &str = "members";
+
+/// The file `members`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Members {
+    /// Format version, 1.
+    pub version: u32,
+    /// Raft id (hex) to address of the founding replicas.
+    pub founders: BTreeMap<String, String>,
+}
+
+impl Members {
+    /// Founders by number.
+    pub fn founders(&self) -> BTreeMap<u64, String> {
+        let parsed =
+            self.founders.iter().filter_map(|(id, address)| Some((u64::from_str_radix(id, 16).ok()?, address.clone())));
+        parsed.collect()
+    }
+
+    /// From numbers.
+    pub fn of(founders: &BTreeMap<u64, String>) -> Members {
+        let founders = founders.iter().map(|(id, address)| (format!("{id:016x}"), address.clone()));
+        Members { version: 1, founders: founders.collect() }
+    }
+}
+
+/// A directory with what it says of itself.
+#[derive(Clone)]
+pub struct Home {
+    /// The directory, locked by this process.
+    pub disk: Disk,
+    /// Absent in a directory that is new or whose founding was cut short.
+    pub identity: Option<Identity>,
+    /// Present once the founding was complete.
+    pub members: Option<Members>,
+}
+
+fn failed(disk: &Disk, error: &DiskError) -> NodeError {
+    NodeError::new(format!("{}: {error}", disk.path().display()))
+}
+
+/// Opens and locks a directory and reads what it says of itself.
+///
+/// # Errors
+/// Locked by another process, unreadable, or its identity is damaged.
+pub async fn open(platform: &Platform, path: &std::path::Path) -> Result<Home, NodeError> {
+    let disk = platform.open_disk(path).map_err(|error| {
+        NodeError::new(format!("{}: {error}; choose another directory or fix its permissions", path.display()))
+    })?;
+    disk.try_lock().map_err(|error| match error {
+        DiskError::Locked { .. } => NodeError::conflict(format!(
+            "{} is in use by another bixi process; stop that one first, or give each server its own directories",
+            path.display()
+        )),
+        error => failed(&disk, &error),
+    })?;
+    let identity = match disk.read_file(IDENTITY).await.map_err(|error| failed(&disk, &error))? {
+        None => None,
+        Some(bytes) => Some(Identity::decode(&bytes).map_err(|error| {
+            NodeError::new(format!(
+                "{}: {error}; the directory cannot be trusted. Restore the file `identity`, or empty the directory so that it joins as a new store",
+                path.display()
+            ))
+        })?),
+    };
+    let members = match disk.read_file(MEMBERS).await.map_err(|error| failed(&disk, &error))? {
+        None => None,
+        Some(bytes) => Some(
+            serde_json::from_slice::<Members>(&bytes)
+                .map_err(|error| NodeError::new(format!("{}: file `members` is damaged: {error}", path.display())))?,
+        ),
+    };
+    if members.is_some() && identity.is_none() {
+        return Err(NodeError::new(format!(
+            "{}: file `identity` is missing but the directory is not empty; restore it, or empty the directory so that it joins as a new store",
+            path.display()
+        )));
+    }
+    Ok(Home { disk, identity, members })
+}
+
+/// A random number that is not 0.
+pub fn random_id(platform: &Platform) -> u64 {
+    let mut bytes = [0; 8];
+    platform.random().fill(&mut bytes);
+    u64::from_le_bytes(bytes).max(1)
+}
+
+/// A new identity in a cluster.
+pub fn fresh(
+    platform: &Platform,
+    cluster: ClusterId,
+    secret: [u8; 32],
+    slot_size: u64,
+    with_replica: bool,
+) -> Identity {
+    Identity {
+        cluster,
+        store: StoreId(random_id(platform)),
+        generation: 1,
+        feature_level: 1,
+        slot_size,
+        raft_id: if with_replica { random_id(platform) } else { 0 },
+        cluster_secret: secret,
+    }
+}
+
+/// Writes a directory's identity, durably.
+///
+/// # Errors
+/// The disk.
+pub async fn write_identity(home: &mut Home, identity: Identity) -> Result<(), NodeError> {
+    home.disk.write_file(IDENTITY, &identity.encode()).await.map_err(|error| failed(&home.disk, &error))?;
+    home.identity = Some(identity);
+    Ok(())
+}
+
+/// Writes a directory's `members`, durably: from then on it belongs to the cluster.
+///
+/// # Errors
+/// The disk.
+pub async fn write_members(home: &mut Home, members: &Members) -> Result<(), NodeError> {
+    let text = serde_json::to_vec_pretty(members).map_err(|error| NodeError::new(error.to_string()))?;
+    home.disk.write_file(MEMBERS, &text).await.map_err(|error| failed(&home.disk, &error))?;
+    home.members = Some(members.clone());
+    Ok(())
+}

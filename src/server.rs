@@ -1,0 +1,416 @@
+//! `bixi server DIR...`: everything in one process.
+//!
+//! With three or more directories three metaserver replicas run, one per directory. Calls between
+//! the parts go through memory. A directory that was wiped joins as a new store (and a new
+//! replica, if an old one is missing); nothing of the other directories changes.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chunkserver::service::ChunkService;
+use chunkserver::store::config::StoreConfig;
+use client::meta::MetaClient;
+use client::object::Objects;
+use metaserver::server::MetaServer;
+use platform::Platform;
+use platform::net::Listener;
+use proto::meta::Body;
+use proto::rows::{ClusterRow, RedundancyRow};
+use proto::service::{class, code};
+use rpc::call::{Handler, Reply};
+use rpc::peers::Peers;
+use types::ids::ClusterId;
+use types::redundancy::Redundancy;
+
+use crate::args::ServerArgs;
+use crate::cli::failure::Failure;
+use crate::cli::output;
+use crate::node::chunks::Announced;
+use crate::node::doors::{self, AdminParts, ChunkLayer};
+use crate::node::identity::{self, Home, Members};
+use crate::node::{NodeError, chunks, metas};
+
+/// Partitions of a cluster made by this version.
+pub const PARTITIONS: u32 = 16;
+/// Logical bytes of a chunk in a small cluster.
+pub const CHUNK_CAPACITY: u64 = 128 << 20;
+/// Bytes of a cell.
+pub const CELL: u64 = 64 << 10;
+/// Bytes of a slot of a store's data file.
+pub const SLOT: u64 = 4 << 20;
+
+const S3_ADDR: &str = "127.0.0.1:9000";
+const ADMIN_ADDR: &str = "127.0.0.1:9001";
+/// Bytes of memory for hot data.
+const CACHE_BYTES: usize = 256 << 20;
+
+/// Redundancy by the number of failure domains.
+pub fn default_redundancy(domains: usize) -> Redundancy {
+    match domains {
+        0..=2 => Redundancy::Copies(1),
+        3..=5 => Redundancy::Copies(3),
+        _ => Redundancy::Erasure { data: 4, parity: 2 },
+    }
+}
+
+fn local(raft_id: u64) -> String {
+    format!("local-meta-{raft_id:016x}")
+}
+
+/// Runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// With what to do about it.
+pub fn run(args: ServerArgs) -> Result<(), Failure> {
+    let (args, gateway) = merged(args)?;
+    platform::run(|platform| serve(platform, args, gateway)).map_err(Failure::from)
+}
+
+/// Flags and environment win over the file.
+fn merged(mut args: ServerArgs) -> Result<(ServerArgs, s3_gateway::config::Config), Failure> {
+    let Some(path) = &args.config else { return Ok((args, s3_gateway::config::Config::default())) };
+    let file = crate::cli::config::load(path)?;
+    let section = file.server;
+    if args.dirs.is_empty() {
+        args.dirs = section.dirs;
+    }
+    // A flag at its default cannot be told from none; the file's word then holds.
+    if let Some(address) = section.s3_addr.filter(|_| args.s3_addr == S3_ADDR) {
+        args.s3_addr = address;
+    }
+    if let Some(address) = section.admin_addr.filter(|_| args.admin_addr == ADMIN_ADDR) {
+        args.admin_addr = address;
+    }
+    args.redundancy = args.redundancy.or(section.redundancy);
+    args.tls_cert = args.tls_cert.or(section.tls_cert);
+    args.tls_key = args.tls_key.or(section.tls_key);
+    Ok((args, file.s3))
+}
+
+async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::config::Config) -> Result<(), NodeError> {
+    config.domains.extend(args.s3_domain.iter().cloned());
+    let wanted = match &args.redundancy {
+        Some(text) => Some(text.parse::<Redundancy>().map_err(|error| NodeError { text: error.to_string(), exit: 2 })?),
+        None => None,
+    };
+    // Ports first: a port in use is the commonest mistake and must leave no trace.
+    let s3_listener = listen(&platform, &args.s3_addr, "--s3-addr").await?;
+    let admin_listener = listen(&platform, &args.admin_addr, "--admin-addr").await?;
+    let tls = server_tls(&args)?;
+
+    let mut homes = Vec::new();
+    let mut seen = BTreeSet::new();
+    for path in &args.dirs {
+        let home = identity::open(&platform, path).await?;
+        if !seen.insert(home.disk.path().to_owned()) {
+            return Err(NodeError { text: format!("{} is given twice", path.display()), exit: 2 });
+        }
+        homes.push(home);
+    }
+    if homes.is_empty() {
+        return Err(NodeError { text: "give at least one directory".into(), exit: 2 });
+    }
+    let founded = found_or_join(&platform, &mut homes).await?;
+    let (cluster, secret) = match &homes[0].identity {
+        Some(identity) => (identity.cluster, identity.cluster_secret),
+        None => return Err(NodeError::new("directory without identity")),
+    };
+
+    let peers = Peers::new(platform.clone(), cluster, secret.to_vec());
+    let service = ChunkService::default();
+    register_chunks(&peers, &service);
+    let servers = start_replicas(&platform, &peers, &homes, &founded).await?;
+    let addresses: Vec<String> = servers.iter().map(|server| local(server.replica().raft_id())).collect();
+    let meta = MetaClient::new(peers.clone(), "server", addresses);
+
+    let announced = Announced::default();
+    let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
+    // Recovery reads each disk; side by side they cost what the slowest does.
+    let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config));
+    for (at, opened) in futures_util::future::join_all(opening).await.into_iter().enumerate() {
+        match opened {
+            Ok(store) => announced.add(store, "server", &format!("disk-{}", at + 1), "local-chunks"),
+            Err(error) if homes.len() > 1 => {
+                tracing::error!(%error, "this directory is not served; its chunks are read from the others");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+
+    let policy = wanted.unwrap_or_else(|| default_redundancy(homes.len()));
+    let init = ClusterRow {
+        cluster: cluster.0,
+        feature_level: 1,
+        partitions: PARTITIONS,
+        redundancy: RedundancyRow::from(policy),
+        chunk_capacity: CHUNK_CAPACITY,
+        cell_size: CELL,
+    };
+    meta.bare_command(Body::InitCluster(init)).await.map_err(|error| {
+        NodeError::new(format!("{error}; are more than half of the metaserver's directories there and sound?"))
+    })?;
+    let (row, stored) = doors::cluster(&meta).await?;
+    if wanted.is_some_and(|wanted| wanted != stored) {
+        return Err(NodeError::conflict(format!(
+            "the cluster was made with --redundancy {stored}; start without the flag (changing it is not built yet)"
+        )));
+    }
+    announced.register(&meta).await.map_err(|error| NodeError::new(error.to_string()))?;
+    meta.heartbeat(announced.reports()).await.map_err(|error| NodeError::new(error.to_string()))?;
+    platform.tasks().spawn(announced.clone().heartbeat(meta.clone()));
+    join_replicas(&platform, &meta, &homes, &founded);
+
+    let layer = ChunkLayer::new(&meta, CACHE_BYTES);
+    let objects = doors::objects(&meta, &layer, &row, stored, servers.len());
+    let root = write_credentials(&homes[0], &objects).await?;
+    layer.spawn_executor(&meta);
+    let ready = Rc::new(Cell::new(true));
+    let s3 = s3_listener.local_addr();
+    let admin = admin_listener.local_addr();
+    let region = config.region.clone();
+    let mut gateway = config;
+    gateway.tls = tls;
+    let scheme = if gateway.tls.is_some() { "https" } else { "http" };
+    doors::spawn_s3(&platform, s3_listener, &objects, gateway);
+    let counted = service.clone();
+    let parts = AdminParts {
+        ready: Rc::clone(&ready),
+        s3: s3.clone(),
+        policy: stored.to_string(),
+        rot_found: Rc::new(move || counted.stores().iter().map(chunkserver::store::Store::rot_found).sum()),
+    };
+    doors::spawn_admin(&platform, admin_listener, &objects, &meta, &region, parts);
+    let credentials = homes[0].disk.path().join("credentials");
+    greet(&format!("{scheme}://{s3}"), &admin, &root, &credentials, stored, homes.len());
+
+    platform::signal::wait_for_stop().await;
+    tracing::info!("stopping");
+    ready.set(false);
+    let settle = async {
+        announced.settle().await;
+        for server in &servers {
+            server.replica().settle().await;
+        }
+    };
+    if platform.clock().timeout(Duration::from_secs(10), settle).await.is_err() {
+        tracing::warn!("orderly stop took too long; the next start replays the log");
+    }
+    Ok(())
+}
+
+async fn listen(platform: &Platform, address: &str, flag: &str) -> Result<Listener, NodeError> {
+    platform.net().listen(address).await.map_err(|error| {
+        NodeError::new(format!(
+            "cannot listen on {address}: {error}; is another server running? choose another with {flag}"
+        ))
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "files an operator names, read once at the start")]
+fn server_tls(args: &ServerArgs) -> Result<Option<platform::tls::ServerTls>, NodeError> {
+    let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    let read =
+        |path: &Path| std::fs::read(path).map_err(|error| NodeError::new(format!("{}: {error}", path.display())));
+    let tls = platform::tls::ServerTls::from_pem(&read(cert)?, &read(key)?);
+    tls.map(Some).map_err(|error| NodeError::new(format!("--tls-cert and --tls-key: {error}")))
+}
+
+/// Makes a new cluster in directories that are all new, or lets new ones join the cluster of the
+/// others. Answers the founding replicas.
+async fn found_or_join(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, String>, NodeError> {
+    let old = homes.iter().find(|home| home.members.is_some()).cloned();
+    let Some(Home { disk, identity: Some(first), members: Some(members) }) = old else {
+        return found(platform, homes).await;
+    };
+    for home in homes.iter() {
+        if let (Some(identity), Some(_)) = (&home.identity, &home.members)
+            && identity.cluster != first.cluster
+        {
+            return Err(NodeError::conflict(format!(
+                "{} belongs to {} but {} to {}; give each cluster its own directories",
+                home.disk.path().display(),
+                identity.cluster,
+                disk.path().display(),
+                first.cluster
+            )));
+        }
+    }
+    let present: BTreeSet<u64> = homes
+        .iter()
+        .filter(|home| home.members.is_some())
+        .filter_map(|home| home.identity.as_ref().map(|own| own.raft_id))
+        .collect();
+    let mut missing = members.founders().keys().filter(|id| !present.contains(id)).count();
+    // Replicas that replaced founders stand in the place of missing ones.
+    let joined = present.iter().filter(|id| **id != 0 && !members.founders().contains_key(id)).count();
+    missing = missing.saturating_sub(joined);
+    for home in homes.iter_mut().filter(|home| home.members.is_none()) {
+        let with_replica = missing > 0;
+        missing -= usize::from(with_replica);
+        let own = identity::fresh(platform, first.cluster, first.cluster_secret, SLOT, with_replica);
+        tracing::warn!(dir = %home.disk.path().display(), "new directory joins the cluster as a new store");
+        identity::write_identity(home, own).await?;
+        identity::write_members(home, &members).await?;
+    }
+    Ok(members.founders())
+}
+
+async fn found(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, String>, NodeError> {
+    let cluster = ClusterId(identity::random_id(platform));
+    let mut secret = [0; 32];
+    platform.random().fill(&mut secret);
+    let replicas = if homes.len() >= 3 { 3 } else { 1 };
+    let mut founders = BTreeMap::new();
+    for (at, home) in homes.iter_mut().enumerate() {
+        let own = identity::fresh(platform, cluster, secret, SLOT, at < replicas);
+        if own.raft_id != 0 {
+            founders.insert(own.raft_id, local(own.raft_id));
+        }
+        identity::write_identity(home, own).await?;
+    }
+    let members = Members::of(&founders);
+    for home in homes.iter_mut() {
+        identity::write_members(home, &members).await?;
+    }
+    Ok(founders)
+}
+
+fn register_chunks(peers: &Peers, service: &ChunkService) {
+    let service = service.clone();
+    let handler: Handler = Rc::new(move |call| {
+        let service = service.clone();
+        Box::pin(async move {
+            let reply = service.handle(call).await;
+            reply.unwrap_or_else(|| Reply::failed(class::GIVE_UP, code::BAD_REQUEST, "not a chunkserver's request"))
+        })
+    });
+    peers.register_local("local-chunks", handler);
+}
+
+async fn start_replicas(
+    platform: &Platform,
+    peers: &Peers,
+    homes: &[Home],
+    founders: &BTreeMap<u64, String>,
+) -> Result<Vec<MetaServer>, NodeError> {
+    let mut servers = Vec::new();
+    let mut broken = None;
+    // All replicas live in this process, founders and those that replaced some.
+    let present = homes.iter().filter_map(|home| home.identity.as_ref().map(|own| own.raft_id)).filter(|id| *id != 0);
+    let contacts: BTreeMap<u64, String> = present.map(|id| (id, local(id))).collect();
+    for (at, home) in homes.iter().enumerate() {
+        let Some(raft_id) = home.identity.as_ref().map(|own| own.raft_id).filter(|id| *id != 0) else { continue };
+        let own = if founders.contains_key(&raft_id) { founders.clone() } else { BTreeMap::new() };
+        match metas::start(platform, peers, home, &format!("meta-{}", at + 1), &local(raft_id), own, contacts.clone())
+            .await
+        {
+            Ok(server) => {
+                register_meta(peers, &local(raft_id), &server);
+                servers.push(server);
+            }
+            Err(error) => {
+                tracing::error!(%error, "this replica does not run; the others go on if they are more than half");
+                broken = Some(error);
+            }
+        }
+    }
+    let founder = servers.iter().find(|server| server.replica().voters().contains(&server.replica().raft_id()));
+    match (founder, broken) {
+        (Some(founder), _) => founder.replica().campaign(),
+        (None, Some(error)) => return Err(error),
+        (None, None) => {
+            return Err(NodeError::new(
+                "none of these directories holds a metaserver replica; add the cluster's other directories",
+            ));
+        }
+    }
+    Ok(servers)
+}
+
+/// Calls to `address` go to this replica.
+pub fn register_meta(peers: &Peers, address: &str, server: &MetaServer) {
+    let server = server.clone();
+    let handler: Handler = Rc::new(move |call| {
+        let server = server.clone();
+        Box::pin(async move {
+            let reply = server.handle(call).await;
+            reply.unwrap_or_else(|| Reply::failed(class::GIVE_UP, code::BAD_REQUEST, "not a metaserver's request"))
+        })
+    });
+    peers.register_local(address, handler);
+}
+
+/// Replicas that are not founders ask to be let in, in place of founders that are gone, until
+/// they are.
+fn join_replicas(platform: &Platform, meta: &MetaClient, homes: &[Home], founders: &BTreeMap<u64, String>) {
+    let present: BTreeSet<u64> =
+        homes.iter().filter_map(|home| home.identity.as_ref().map(|own| own.raft_id)).collect();
+    let mut gone: Vec<u64> = founders.keys().copied().filter(|id| !present.contains(id)).collect();
+    for raft_id in present.into_iter().filter(|id| *id != 0 && !founders.contains_key(id)) {
+        let (meta, replaces) = (meta.clone(), gone.pop().unwrap_or(0));
+        let clock = platform.clock().clone();
+        platform.tasks().spawn(async move {
+            // Asking again once it is in changes nothing.
+            for _ in 0..30 {
+                if let Err(error) = meta.join_replica(raft_id, &local(raft_id), replaces).await {
+                    tracing::debug!(%error, "replica is not let in yet");
+                }
+                clock.sleep(Duration::from_secs(2)).await;
+            }
+        });
+    }
+}
+
+async fn write_credentials(home: &Home, objects: &Objects) -> Result<client::object::api::AccessKey, NodeError> {
+    let root = objects.root_key().await.map_err(|error| NodeError::new(error.to_string()))?;
+    let text = format!("access_key={}\nsecret_key={}\n", root.access_key, root.secret_key.expose());
+    let stored = home.disk.read_file("credentials").await.map_err(|error| NodeError::new(error.to_string()))?;
+    if stored.as_deref() != Some(text.as_bytes()) {
+        home.disk
+            .write_file("credentials", text.as_bytes())
+            .await
+            .map_err(|error| NodeError::new(error.to_string()))?;
+    }
+    Ok(root)
+}
+
+fn greet(
+    endpoint: &str,
+    admin: &str,
+    root: &client::object::api::AccessKey,
+    credentials: &Path,
+    policy: Redundancy,
+    dirs: usize,
+) {
+    // With metadata on three directories, two losses may take its majority.
+    let metadata = if dirs >= 3 { 1 } else { 0 };
+    let losses = policy.parity();
+    let safety = if losses == 0 {
+        format!(
+            "ONE COPY ONLY ({policy}): losing {} loses data. Give 3 or more directories for redundancy.",
+            if dirs == 1 { "this directory" } else { "a directory" }
+        )
+    } else {
+        format!("{policy}: data survives the loss of {losses} directories, metadata of {metadata} of its three")
+    };
+    let key = &root.access_key;
+    let secret = root.secret_key.expose();
+    let text = format!(
+        "\nBixi is ready.\n\
+         \n  S3 endpoint   {endpoint}\n  admin         http://{admin}\n  access key    {key}\n  secret key    {secret}\n  kept in       {file}\n  redundancy    {safety}\n\
+         \nPaste this to try it:\n\
+         \n  export AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION=us-east-1\
+         \n  aws --endpoint-url {endpoint} s3 mb s3://first\
+         \n  aws --endpoint-url {endpoint} s3 cp README.md s3://first/\
+         \n  aws --endpoint-url {endpoint} s3 ls s3://first/\n\
+         \n  export BIXI_ADMIN_ADDR={admin} BIXI_CREDENTIALS={file}\
+         \n  bixi status\n\
+         \nStop with Ctrl-C; start again with the same directories.\n",
+        file = credentials.display(),
+    );
+    // Nobody listening to the greeting is no reason to stop serving.
+    let _ = output::print_bytes(text.as_bytes());
+}

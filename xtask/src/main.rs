@@ -1,0 +1,85 @@
+//! The chores of this repository: `cargo xtask check`, `cargo xtask fix`, `cargo xtask tidy`.
+//!
+//! `check` runs everything a change must pass before the tests and never writes: tidy, fmt,
+//! clippy. `fix` writes what can be fixed by a machine. `tidy` alone takes well under a second.
+//!
+//! What it leaves to others: tests and simulation (the Makefile).
+
+#![allow(clippy::disallowed_methods, reason = "a program of the top floor: it reads files and starts cargo")]
+
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "usage: cargo xtask check | fix | tidy
+
+  check   tidy, cargo fmt --check, cargo clippy with warnings as errors; never writes
+  fix     cargo clippy --fix, cargo fmt
+  tidy    floors, doors, module headers, dead files, unfinished code, file lengths";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let root = workspace_root();
+    let good = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["check"] => check(&root),
+        ["fix"] => fix(&root),
+        ["tidy"] => run_tidy(&root),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs all three, also after one has failed, so that one run shows everything.
+fn check(root: &Path) -> bool {
+    let tidy = run_tidy(root);
+    let format = cargo(root, &["fmt", "--all", "--check"]);
+    let lints =
+        cargo(root, &["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    tidy && format && lints
+}
+
+fn fix(root: &Path) -> bool {
+    let lints = cargo(
+        root,
+        &["clippy", "--release", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"],
+    );
+    let format = cargo(root, &["fmt", "--all"]);
+    lints && format
+}
+
+fn run_tidy(root: &Path) -> bool {
+    match tidy::run(root) {
+        Ok(report) => {
+            print!("{report}");
+            report.is_good()
+        }
+        Err(error) => {
+            eprintln!("tidy: {error}");
+            false
+        }
+    }
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> bool {
+    println!("cargo {}", arguments.join(" "));
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    match Command::new(program).args(arguments).current_dir(root).status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            eprintln!("cargo did not start: {error}");
+            false
+        }
+    }
+}
+
+/// The folder above this package's own. Asked of cargo when it runs: a target directory that several
+/// checkouts share may hold a program that another one compiled.
+fn workspace_root() -> PathBuf {
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package.parent().map(Path::to_path_buf).unwrap_or(package)
+}
