@@ -33,6 +33,9 @@ pub enum Command {
     /// Make, list and delete access keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Look after a cluster of several processes
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Check configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -170,6 +173,27 @@ pub struct ChangeArgs {
     /// How to print
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+/// `bixi cluster ...`.
+#[derive(Subcommand)]
+pub enum ClusterCommand {
+    /// Give every process of a `bixi dev` cluster a new certificate, without a restart
+    RotateCertificates(RotateArgs),
+}
+
+/// `bixi cluster rotate-certificates`.
+#[derive(Args, Clone, Debug)]
+pub struct RotateArgs {
+    /// The directory of `bixi dev`
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Exchange the certificate authority too (takes half a minute)
+    #[arg(long)]
+    pub authority: bool,
+    /// Say what would be done and do nothing (exit code 8 if anything would change)
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `bixi bucket ...`.

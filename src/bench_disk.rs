@@ -26,7 +26,9 @@ use platform::buffer::{BLOCK, Buffer};
 use platform::clock::{Clock, Instant};
 use platform::disk::{Disk, DiskError, File, Open};
 use platform::net::NetError;
+use platform::tls::MutualTls;
 use proto::chunk::{Append, ShardName};
+use proto::roles::{Roles, member_name};
 use proto::service::{Answer, Done, Request};
 use rpc::budget::Budget;
 use rpc::call::{CallError, Handler, Reply};
@@ -35,6 +37,8 @@ use rpc::server::{ServerConfig, serve};
 use types::checksum::crc64;
 use types::ids::{ClusterId, StoreId};
 use types::size::format_size;
+
+use crate::node::certificates::Authority;
 
 /// Time of one measurement of the disk or the network.
 const WINDOW: Duration = Duration::from_millis(600);
@@ -76,6 +80,9 @@ pub enum BenchDiskError {
     /// The disk failed under the measurement.
     #[error("the disk could not be measured")]
     Disk(#[from] DiskError),
+    /// No certificates for the measurement.
+    #[error("mutual TLS could not be set up: {0}")]
+    Tls(String),
     /// Loopback cannot be listened on.
     #[error("loopback could not be measured")]
     Net(#[from] NetError),
@@ -250,10 +257,14 @@ async fn calls(platform: &Platform) -> Result<Vec<Figure>, BenchDiskError> {
     peers.register_local(LOCAL, Rc::clone(&echo));
     let listener = platform.net().listen("127.0.0.1:0").await?;
     let remote = listener.local_addr();
-    let config = ServerConfig { cluster, secret, budget: Budget::new(64 * MIB), slow: CALL_TIMEOUT };
-    let server = platform.tasks().spawn(serve(platform.clone(), listener, config, echo));
+    let config = ServerConfig { cluster, secret, tls: None, budget: Budget::new(64 * MIB), slow: CALL_TIMEOUT };
+    let server = platform.tasks().spawn(serve(platform.clone(), listener, config.clone(), Rc::clone(&echo)));
+    let (tls_config, tls_peers) = inside_tls(platform, cluster, config)?;
+    let listener = platform.net().listen("127.0.0.1:0").await?;
+    let tls_remote = listener.local_addr();
+    let tls_server = platform.tasks().spawn(serve(platform.clone(), listener, tls_config, echo));
     let page = noise(platform, BLOCK);
-    let call = async |address: &str| {
+    let call = async |peers: &Peers, address: &str| {
         let shard = ShardName { placement: 1, chunk: 1, index: 0 };
         let body = Request::Append(Append { shard, epoch: 1, offset: 0 });
         let request = peers.new_request();
@@ -261,12 +272,39 @@ async fn calls(platform: &Platform) -> Result<Vec<Figure>, BenchDiskError> {
     };
     let clock = platform.clock();
     let figures = vec![
-        timed(clock, "4K call inside the process", 1, BLOCK, async || call(LOCAL).await).await?,
-        timed(clock, "4K call over loopback, 1 at a time", 1, BLOCK, async || call(&remote).await).await?,
-        timed(clock, "4K call over loopback, 16 at a time", 16, BLOCK, async || call(&remote).await).await?,
+        timed(clock, "4K call inside the process", 1, BLOCK, async || call(&peers, LOCAL).await).await?,
+        timed(clock, "4K call over loopback, 1 at a time", 1, BLOCK, async || call(&peers, &remote).await).await?,
+        timed(clock, "4K call over loopback, 16 at a time", 16, BLOCK, async || call(&peers, &remote).await).await?,
+        timed(clock, "4K call inside mutual TLS, 1 at a time", 1, BLOCK, async || call(&tls_peers, &tls_remote).await)
+            .await?,
+        timed(clock, "4K call inside mutual TLS, 16 at a time", 16, BLOCK, async || {
+            call(&tls_peers, &tls_remote).await
+        })
+        .await?,
     ];
     server.abort();
+    tls_server.abort();
     Ok(figures)
+}
+
+/// The same ends as two processes of a cluster have them.
+fn inside_tls(
+    platform: &Platform,
+    cluster: ClusterId,
+    plain: ServerConfig,
+) -> Result<(ServerConfig, Peers), BenchDiskError> {
+    let failed = |error: &dyn std::fmt::Display| BenchDiskError::Tls(error.to_string());
+    let authority = Authority::new(platform, cluster).map_err(|error| failed(&error))?;
+    let member = |roles| {
+        let made = authority
+            .issue(platform, "bench", roles, 1, &authority.certificate)
+            .map_err(|error| failed(&error))?;
+        let (ca, own, key) = (made.authorities.as_bytes(), made.certificate.as_bytes(), made.key.as_bytes());
+        MutualTls::new(&member_name(cluster), ca, own, key).map_err(|error| failed(&error))
+    };
+    let peers =
+        Peers::secured(platform.clone(), cluster, plain.secret.clone(), Some(member(Roles::GATEWAY)?));
+    Ok((ServerConfig { tls: Some(member(Roles::CHUNK)?), ..plain }, peers))
 }
 
 /// Rates of one core on data that fits its cache.

@@ -34,8 +34,10 @@ use crate::cli::output;
 use crate::node::chunks::Announced;
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
-use crate::node::{NodeError, chunks, metas};
+use crate::node::{NodeError, certificates as tls, chunks, metas};
 use crate::server::{CELL, CHUNK_CAPACITY, PARTITIONS, SLOT, default_redundancy};
+
+pub mod certificates;
 
 /// What one process is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +76,7 @@ pub struct ProcessConfig {
 /// The description of the cluster, kept in `DIR/dev.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DevConfig {
+pub struct DevConfig {
     version: u32,
     processes: Vec<ProcessConfig>,
 }
@@ -102,9 +104,7 @@ async fn supervise(platform: Platform, args: DevArgs) -> Result<(), NodeError> {
     root.try_lock().map_err(|error| NodeError::conflict(format!("{error}; is `bixi dev` running there already?")))?;
     let config_path = data.join("dev.json");
     let config = if config_path.exists() {
-        let text = std::fs::read(&config_path).map_err(io(&config_path))?;
-        let config: DevConfig = serde_json::from_slice(&text)
-            .map_err(|error| NodeError::new(format!("{}: {error}", config_path.display())))?;
+        let (_, config) = read_config(&data)?;
         check_same(&config, &args)?;
         config
     } else {
@@ -113,6 +113,7 @@ async fn supervise(platform: Platform, args: DevArgs) -> Result<(), NodeError> {
         root.write_file("dev.json", &text).await.map_err(|error| NodeError::new(error.to_string()))?;
         config
     };
+    certificates::ensure(&platform, &root, &config).await?;
     let _ = std::fs::remove_file(data.join("cluster.json"));
     let mut children = Children(Vec::new());
     for process in &config.processes {
@@ -142,6 +143,15 @@ async fn supervise(platform: Platform, args: DevArgs) -> Result<(), NodeError> {
     }
     children.stop(&platform).await;
     Ok(())
+}
+
+/// The cluster described in a directory of `bixi dev`.
+fn read_config(data: &Path) -> Result<(PathBuf, DevConfig), NodeError> {
+    let data = std::fs::canonicalize(data).map_err(io(data))?;
+    let path = data.join("dev.json");
+    let text = std::fs::read(&path).map_err(io(&path))?;
+    let config = serde_json::from_slice(&text).map_err(|error| NodeError::new(format!("{}: {error}", path.display())))?;
+    Ok((data, config))
 }
 
 fn check_same(config: &DevConfig, args: &DevArgs) -> Result<(), NodeError> {
@@ -369,13 +379,16 @@ async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
     let Some(own) = home.identity.clone() else {
         return Err(NodeError::new(format!("{}: no identity; the directory was emptied", config.dir.display())));
     };
-    let peers = Peers::new(platform.clone(), own.cluster, own.cluster_secret.to_vec());
+    let security = tls::load(&platform, &home.disk, own.cluster).await?;
+    let peers =
+        Peers::secured(platform.clone(), own.cluster, own.cluster_secret.to_vec(), Some(security.clone()));
     let founders = Members { version: 1, founders: config.metas.clone() }.founders();
     let addresses: Vec<String> = founders.values().cloned().collect();
     let meta = MetaClient::new(peers.clone(), &config.name, addresses);
     let internal = ServerConfig {
         cluster: own.cluster,
         secret: own.cluster_secret.to_vec(),
+        tls: Some(security),
         budget: Budget::new(256 << 20),
         slow: Duration::from_secs(1),
     };

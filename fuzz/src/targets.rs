@@ -7,6 +7,7 @@ pub mod messages;
 pub mod records;
 
 pub mod s3_bodies;
+mod s3_forms;
 
 pub mod s3_requests;
 
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Target> {
         target("range", "Range headers and ranges of copies", s3_requests::range),
         target("uri", "percent coding, query strings, dates", s3_requests::uri),
         target("sigv4", "signed, changed and mangled requests", s3_requests::sigv4),
+        target("post-form", "forms of browsers and their policies, in any pieces", s3_forms::forms),
         target("aws-chunked", "signed and unsigned chunked bodies in any pieces", s3_bodies::chunked),
         target("xml", "documents written, read, damaged", s3_bodies::xml),
     ]

@@ -15,6 +15,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::net::{Stream, StreamKind};
 
+mod mutual;
+
+pub use mutual::MutualTls;
+
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -29,7 +33,7 @@ pub enum TlsError {
     #[error("not a server name: {0}")]
     ServerName(String),
     /// The other end refused, is not who it should be, or went away.
-    #[error("handshake with {peer} failed")]
+    #[error("TLS handshake with {peer} failed: {source}")]
     Handshake {
         /// The other end.
         peer: String,

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod log_record;
 pub mod meta;
 pub mod record;
+pub mod roles;
 pub mod rows;
 pub mod service;
 

@@ -128,6 +128,8 @@ pub mod code {
     pub const WRONG_TARGET: u32 = 12;
     /// Malformed request.
     pub const BAD_REQUEST: u32 = 13;
+    /// The caller's certificate does not hold a role that may ask this.
+    pub const NOT_PERMITTED: u32 = 14;
 }
 
 /// A refusal.

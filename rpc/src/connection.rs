@@ -8,7 +8,9 @@ use bytes::Bytes;
 use platform::Platform;
 use platform::clock::Instant;
 use platform::tasks::TaskHandle;
+use platform::tls::MutualTls;
 use proto::frame::FrameKind;
+use proto::roles::Roles;
 use proto::service::{AnswerMessage, RequestMessage};
 use tokio::sync::{mpsc, oneshot};
 use types::ids::{ClusterId, RequestId, StoreId};
@@ -32,6 +34,7 @@ pub(crate) struct Connection {
     queue: mpsc::Sender<Outgoing>,
     waiting: Rc<Waiting>,
     cluster: ClusterId,
+    peer: Roles,
     tasks: Vec<TaskHandle<()>>,
 }
 
@@ -49,11 +52,11 @@ impl Connection {
         address: &str,
         cluster: ClusterId,
         secret: &[u8],
+        tls: Option<&MutualTls>,
     ) -> Result<Connection, WireError> {
-        let mut stream =
-            platform.net().connect(address).await.map_err(|error| std::io::Error::other(error.to_string()))?;
-        let keys = handshake::initiate(&mut stream, cluster, secret, platform.random()).await?;
-        let (mut reader, mut writer) = tokio::io::split(stream);
+        let stream = platform.net().connect(address).await.map_err(|error| std::io::Error::other(error.to_string()))?;
+        let opened = handshake::open(stream, cluster, secret, tls, platform.random()).await?;
+        let (mut reader, mut writer) = tokio::io::split(opened.stream);
         let clock = platform.clock().clone();
         let waiting = Rc::new(Waiting {
             calls: RefCell::new(BTreeMap::new()),
@@ -62,10 +65,10 @@ impl Connection {
         });
         let (queue, mut outgoing) = mpsc::channel::<Outgoing>(QUEUE_MAX);
         let sender_waiting = Rc::clone(&waiting);
-        let send_key = keys.send;
+        let send_key = opened.send;
         let sender = platform.tasks().spawn(async move {
             while let Some(frame) = outgoing.recv().await {
-                if let Err(error) = write_frame(&mut writer, frame, Some(&send_key)).await {
+                if let Err(error) = write_frame(&mut writer, frame, send_key.as_ref()).await {
                     tracing::debug!(%error, "sending side of a connection ended");
                     break;
                 }
@@ -73,10 +76,10 @@ impl Connection {
             sender_waiting.close();
         });
         let receiver_waiting = Rc::clone(&waiting);
-        let receive_key = keys.receive;
+        let receive_key = opened.receive;
         let receiver = platform.tasks().spawn(async move {
             loop {
-                match read_frame(&mut reader, cluster, Some(&receive_key)).await {
+                match read_frame(&mut reader, cluster, receive_key.as_ref()).await {
                     Ok(frame) if frame.header.kind == FrameKind::Answer => {
                         receiver_waiting.heard.set(clock.now());
                         let waiter = receiver_waiting.calls.borrow_mut().remove(&frame.header.call);
@@ -95,11 +98,16 @@ impl Connection {
             }
             receiver_waiting.close();
         });
-        Ok(Connection { next_call: Cell::new(1), queue, waiting, cluster, tasks: vec![sender, receiver] })
+        Ok(Connection { next_call: Cell::new(1), queue, waiting, cluster, peer: opened.peer, tasks: vec![sender, receiver] })
     }
 
     pub fn is_closed(&self) -> bool {
         self.waiting.closed.get()
+    }
+
+    /// What the other end may be, by its certificate.
+    pub fn peer(&self) -> Roles {
+        self.peer
     }
 
     /// When the last answer arrived, or when it was opened.

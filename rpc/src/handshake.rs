@@ -1,11 +1,15 @@
-//! Opening a connection: both ends prove that they hold the cluster secret (messages of
-//! `crypto::mac`), and derive one mac key for each direction.
+//! Opening a connection: mutual TLS where the process has certificates, then both ends prove that
+//! they hold the cluster secret (messages of `crypto::mac`). Without TLS (simulated machines) the
+//! secret also gives a mac key for each direction; inside TLS frames need no mac of their own.
 
 use bytes::Bytes;
 use crypto::hash::constant_time_eq;
 use crypto::mac::{FrameMac, Role, proof, session_key};
+use platform::net::Stream;
 use platform::random::Random;
+use platform::tls::MutualTls;
 use proto::frame::FrameKind;
+use proto::roles::Roles;
 use tokio::io::{AsyncRead, AsyncWrite};
 use types::ids::{ClusterId, RequestId, StoreId};
 
@@ -13,10 +17,62 @@ use crate::wire::{Outgoing, WireError, read_frame, write_frame};
 
 const NONCE_LEN: usize = 32;
 
-/// The keys of a connection.
+/// The keys of a connection that is not inside TLS.
 pub(crate) struct Keys {
     pub send: FrameMac,
     pub receive: FrameMac,
+}
+
+/// A connection whose other end is known.
+pub(crate) struct Opened {
+    pub stream: Stream,
+    /// What the other end may be.
+    pub peer: Roles,
+    /// Absent inside TLS.
+    pub send: Option<FrameMac>,
+    /// Absent inside TLS.
+    pub receive: Option<FrameMac>,
+}
+
+impl Opened {
+    fn new(stream: Stream, peer: Roles, keys: Keys, inside_tls: bool) -> Opened {
+        let (send, receive) = if inside_tls { (None, None) } else { (Some(keys.send), Some(keys.receive)) };
+        Opened { stream, peer, send, receive }
+    }
+}
+
+/// Opens `stream` as the caller.
+pub(crate) async fn open(
+    mut stream: Stream,
+    cluster: ClusterId,
+    secret: &[u8],
+    tls: Option<&MutualTls>,
+    random: &Random,
+) -> Result<Opened, WireError> {
+    let mut peer = Roles::ALL;
+    if let Some(tls) = tls {
+        let (inside, uris) = tls.connect(stream).await?;
+        (stream, peer) = (inside, Roles::of_uris(cluster, &uris));
+    }
+    let keys = initiate(&mut stream, cluster, secret, random).await?;
+    Ok(Opened::new(stream, peer, keys, tls.is_some()))
+}
+
+/// Opens `stream` as the one that was called.
+pub(crate) async fn welcome(
+    mut stream: Stream,
+    cluster: ClusterId,
+    secret: &[u8],
+    tls: Option<&MutualTls>,
+    random: &Random,
+) -> Result<Opened, WireError> {
+    let mut peer = Roles::ALL;
+    if let Some(tls) = tls {
+        let (inside, uris) = tls.accept(stream).await?;
+        (stream, peer) = (inside, Roles::of_uris(cluster, &uris));
+    }
+    let keys = accept(&mut stream, cluster, secret, random).await?;
+    Ok(Opened::new(stream, peer, keys, tls.is_some()))
 }
 
 fn hello(cluster: ClusterId, message: Vec<u8>) -> Outgoing {
@@ -50,7 +106,7 @@ async fn read_hello<S: AsyncRead + Unpin>(
     Ok(frame.message)
 }
 
-pub(crate) async fn initiate<S: AsyncRead + AsyncWrite + Unpin>(
+async fn initiate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     cluster: ClusterId,
     secret: &[u8],
@@ -70,7 +126,7 @@ pub(crate) async fn initiate<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     cluster: ClusterId,
     secret: &[u8],

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::Platform;
 use platform::clock::Instant;
+use platform::tls::MutualTls;
 use proto::service::{Answer, Request, RequestMessage};
 use types::ids::{ClusterId, RequestId, StoreId};
 
@@ -23,7 +24,8 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 enum Link {
-    Open(Rc<Connection>),
+    /// With the generation of certificates it was opened under.
+    Open(Rc<Connection>, u64),
     Opening(Rc<tokio::sync::Notify>),
     Failed(Instant, String),
 }
@@ -32,6 +34,7 @@ struct Inner {
     platform: Platform,
     cluster: Cell<ClusterId>,
     secret: RefCell<Vec<u8>>,
+    tls: Option<MutualTls>,
     local: RefCell<BTreeMap<String, Handler>>,
     links: RefCell<BTreeMap<String, Link>>,
     next_request: Cell<u64>,
@@ -44,11 +47,17 @@ pub struct Peers(Rc<Inner>);
 impl Peers {
     /// Calls made by this process are of `cluster` and prove `secret`.
     pub fn new(platform: Platform, cluster: ClusterId, secret: Vec<u8>) -> Peers {
+        Peers::secured(platform, cluster, secret, None)
+    }
+
+    /// As [`Peers::new`], and calls that leave the process go through mutual TLS.
+    pub fn secured(platform: Platform, cluster: ClusterId, secret: Vec<u8>, tls: Option<MutualTls>) -> Peers {
         let first = platform.random().next_u64() & 0xffff_ffff_0000_0000;
         Peers(Rc::new(Inner {
             platform,
             cluster: Cell::new(cluster),
             secret: RefCell::new(secret),
+            tls,
             local: RefCell::new(BTreeMap::new()),
             links: RefCell::new(BTreeMap::new()),
             next_request: Cell::new(first),
@@ -113,7 +122,7 @@ impl Peers {
 
     fn close_if_silent(&self, address: &str, since: Instant) {
         let links = self.0.links.borrow();
-        let Some(Link::Open(connection)) = links.get(address) else { return };
+        let Some(Link::Open(connection, _)) = links.get(address) else { return };
         let heard = connection.heard();
         if heard < since && self.0.platform.clock().now().saturating_since(heard) >= SILENCE_MAX {
             tracing::debug!(address, "connection is silent and is given up");
@@ -143,6 +152,13 @@ impl Peers {
         }
         let unreachable = |why: String| CallError::Unreachable { address: address.to_owned(), why };
         let connection = self.link(address).await.map_err(unreachable)?;
+        if !connection.peer().meets(body.servers()) {
+            return Err(unreachable(format!(
+                "its certificate holds {}, which does not answer {}",
+                connection.peer(),
+                body.name()
+            )));
+        }
         let message = RequestMessage { body: Some(body) };
         let deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         connection
@@ -156,7 +172,12 @@ impl Peers {
             let wait = {
                 let mut links = self.0.links.borrow_mut();
                 match links.get(address) {
-                    Some(Link::Open(connection)) if !connection.is_closed() => return Ok(Rc::clone(connection)),
+                    // A connection under older certificates ends with the calls it carries.
+                    Some(Link::Open(connection, generation))
+                        if !connection.is_closed() && *generation == self.generation() =>
+                    {
+                        return Ok(Rc::clone(connection));
+                    }
                     Some(Link::Opening(notify)) => Some(Rc::clone(notify)),
                     Some(Link::Failed(until, why)) if *until > self.0.platform.clock().now() => return Err(why.clone()),
                     _ => {
@@ -179,11 +200,15 @@ impl Peers {
         }
     }
 
+    fn generation(&self) -> u64 {
+        self.0.tls.as_ref().map_or(0, MutualTls::generation)
+    }
+
     async fn open(&self, address: &str) {
-        let secret = self.secret();
-        let work = Connection::open(&self.0.platform, address, self.cluster(), &secret);
+        let (secret, generation) = (self.secret(), self.generation());
+        let work = Connection::open(&self.0.platform, address, self.cluster(), &secret, self.0.tls.as_ref());
         let result = match self.0.platform.clock().timeout(CONNECT_TIMEOUT, work).await {
-            Ok(Ok(connection)) => Link::Open(Rc::new(connection)),
+            Ok(Ok(connection)) => Link::Open(Rc::new(connection), generation),
             Ok(Err(error)) => Link::Failed(self.0.platform.clock().now() + CONNECT_PAUSE, error.to_string()),
             Err(_) => Link::Failed(self.0.platform.clock().now() + CONNECT_PAUSE, "connecting timed out".to_owned()),
         };

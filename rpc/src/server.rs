@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::Platform;
 use platform::net::{Listener, Stream};
+use platform::tls::MutualTls;
 use proto::frame::FrameKind;
+use proto::roles::Roles;
 use proto::service::{AnswerMessage, RequestMessage, class, code};
 use tokio::sync::mpsc;
 use types::ids::{ClusterId, RequestId, StoreId};
@@ -23,6 +25,8 @@ pub struct ServerConfig {
     pub cluster: ClusterId,
     /// What both ends must hold.
     pub secret: Vec<u8>,
+    /// The process's certificate. Only a simulated machine goes without.
+    pub tls: Option<MutualTls>,
     /// Payload bytes held for requests in flight, all connections together.
     pub budget: Budget,
     /// Requests slower than this are logged, with their request id.
@@ -60,28 +64,29 @@ pub async fn serve(platform: Platform, listener: Listener, config: ServerConfig,
 
 async fn connection(
     platform: Platform,
-    mut stream: Stream,
+    stream: Stream,
     config: ServerConfig,
     handler: Handler,
 ) -> Result<(), WireError> {
-    let opening = handshake::accept(&mut stream, config.cluster, &config.secret, platform.random());
-    let keys = platform
+    let opening =
+        handshake::welcome(stream, config.cluster, &config.secret, config.tls.as_ref(), platform.random());
+    let opened = platform
         .clock()
         .timeout(HANDSHAKE_TIMEOUT, opening)
         .await
         .map_err(|_| WireError::Handshake("took too long"))??;
-    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (mut reader, mut writer) = tokio::io::split(opened.stream);
     let (queue, mut outgoing) = mpsc::channel::<Outgoing>(QUEUE_MAX);
-    let send_key = keys.send;
+    let (send_key, peer) = (opened.send, opened.peer);
     let sender = platform.tasks().spawn(async move {
         while let Some(frame) = outgoing.recv().await {
-            if write_frame(&mut writer, frame, Some(&send_key)).await.is_err() {
+            if write_frame(&mut writer, frame, send_key.as_ref()).await.is_err() {
                 break;
             }
         }
     });
     let result = loop {
-        let frame = match read_frame(&mut reader, config.cluster, Some(&keys.receive)).await {
+        let frame = match read_frame(&mut reader, config.cluster, opened.receive.as_ref()).await {
             Ok(frame) if frame.header.kind == FrameKind::Request => frame,
             Ok(_) => break Err(WireError::Handshake("not a request")),
             Err(error) => break Err(error),
@@ -91,7 +96,7 @@ async fn connection(
         platform.tasks().spawn(async move {
             let (call, request) = (frame.header.call, frame.header.request);
             let cluster = config.cluster;
-            let reply = answer(&platform_of_task, config, handler, frame).await;
+            let reply = answer(&platform_of_task, config, handler, frame, peer).await;
             // A connection that is gone has nobody to answer to.
             let _ = queue.send(outgoing_answer(cluster, call, request, reply)).await;
         });
@@ -103,7 +108,13 @@ async fn connection(
     result
 }
 
-async fn answer(platform: &Platform, config: ServerConfig, handler: Handler, frame: Incoming) -> Reply {
+async fn answer(
+    platform: &Platform,
+    config: ServerConfig,
+    handler: Handler,
+    frame: Incoming,
+    peer: Roles,
+) -> Reply {
     let Some(_share) = config.budget.take(frame.payload.len()) else {
         return Reply::failed(class::RETRY, code::BUSY, "memory budget of the process is used up");
     };
@@ -114,6 +125,11 @@ async fn answer(platform: &Platform, config: ServerConfig, handler: Handler, fra
         }
         Err(error) => return Reply::failed(class::GIVE_UP, code::BAD_REQUEST, error.to_string()),
     };
+    if !peer.meets(body.callers()) {
+        let text = format!("the caller's certificate holds {peer}, which may not send {}", body.name());
+        tracing::warn!(request = %frame.header.request, "{text}");
+        return Reply::failed(class::GIVE_UP, code::NOT_PERMITTED, text);
+    }
     let started = platform.clock().now();
     let deadline_ms = if frame.header.deadline_ms == 0 { 60_000 } else { u64::from(frame.header.deadline_ms) };
     let request = frame.header.request;

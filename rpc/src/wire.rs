@@ -22,6 +22,8 @@ pub(crate) enum WireError {
     Cluster(ClusterId),
     #[error("frame is not authentic")]
     Mac,
+    #[error("{0}")]
+    Tls(#[from] platform::tls::TlsError),
     #[error("handshake: {0}")]
     Handshake(&'static str),
 }
@@ -81,6 +83,8 @@ pub(crate) async fn write_frame<W: AsyncWrite + Unpin>(
         let mut parts = bytes::Buf::chain(Bytes::from(out), frame.payload);
         stream.write_all_buf(&mut parts).await?;
     }
+    // TLS may hold a part of it back.
+    stream.flush().await?;
     Ok(())
 }
 

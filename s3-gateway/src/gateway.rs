@@ -83,7 +83,7 @@ impl Gateway {
     }
 
     /// Sets memory aside for a body of `len` bytes until the guard is dropped.
-    fn hold(self: &Rc<Gateway>, len: u64) -> S3Result<Held> {
+    pub fn hold(self: &Rc<Gateway>, len: u64) -> S3Result<Held> {
         let bytes = len.min(BODY_HOLDS_MAX);
         let sum = self.held_bytes.get() + bytes;
         if sum > self.config.memory_budget_bytes {

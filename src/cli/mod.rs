@@ -37,7 +37,7 @@ use platform::Platform;
 use tracing_subscriber::EnvFilter;
 
 use self::failure::Failure;
-use crate::args::{BenchCommand, Cli, Command, ConfigCommand, LogFormat, Output};
+use crate::args::{BenchCommand, Cli, ClusterCommand, Command, ConfigCommand, LogFormat, Output};
 use crate::{bench_disk, dev, server};
 
 /// Runs the command of this process' arguments; gives its exit code.
@@ -74,6 +74,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Bucket(command) => with_platform(|platform| bucket::run(platform, command)),
         Command::Object(command) => with_platform(|platform| object::run(platform, command)),
         Command::Key(command) => with_platform(|platform| key::run(platform, command)),
+        Command::Cluster(ClusterCommand::RotateCertificates(args)) => dev::certificates::rotate(args),
         Command::Config(ConfigCommand::Check { file, output }) => config::check(file, output),
         Command::Bench(BenchCommand::S3(args)) => with_platform(|platform| bench_s3::run(platform, args)),
         Command::Bench(BenchCommand::Disk { dir, output }) => with_platform(|platform| async move {

@@ -72,15 +72,7 @@ pub async fn open(platform: &Platform, path: &std::path::Path) -> Result<Home, N
         )),
         error => failed(&disk, &error),
     })?;
-    let identity = match disk.read_file(IDENTITY).await.map_err(|error| failed(&disk, &error))? {
-        None => None,
-        Some(bytes) => Some(Identity::decode(&bytes).map_err(|error| {
-            NodeError::new(format!(
-                "{}: {error}; the directory cannot be trusted. Restore the file `identity`, or empty the directory so that it joins as a new store",
-                path.display()
-            ))
-        })?),
-    };
+    let identity = read_identity(&disk).await?;
     let members = match disk.read_file(MEMBERS).await.map_err(|error| failed(&disk, &error))? {
         None => None,
         Some(bytes) => Some(
@@ -95,6 +87,21 @@ pub async fn open(platform: &Platform, path: &std::path::Path) -> Result<Home, N
         )));
     }
     Ok(Home { disk, identity, members })
+}
+
+/// The identity of a directory, without locking it; `None` if it has none.
+///
+/// # Errors
+/// Unreadable or damaged.
+pub async fn read_identity(disk: &Disk) -> Result<Option<Identity>, NodeError> {
+    let Some(bytes) = disk.read_file(IDENTITY).await.map_err(|error| failed(disk, &error))? else { return Ok(None) };
+    let identity = Identity::decode(&bytes).map_err(|error| {
+        NodeError::new(format!(
+            "{}: {error}; the directory cannot be trusted. Restore the file `identity`, or empty the directory so that it joins as a new store",
+            disk.path().display()
+        ))
+    })?;
+    Ok(Some(identity))
 }
 
 /// A random number that is not 0.

@@ -1,5 +1,6 @@
 //! Assembling processes out of the crates below: stores, replicas, doors.
 
+pub mod certificates;
 pub mod chunks;
 pub mod doors;
 pub mod identity;

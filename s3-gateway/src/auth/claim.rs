@@ -11,7 +11,7 @@ use crate::dates;
 use crate::errors::{Code, S3Error, S3Result, invalid_argument};
 use crate::uri::Query;
 
-const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+pub(super) const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const EXPIRES_MAX_S: i64 = 604_800;
 const QUERY_NAMES: [&str; 6] =
     ["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature", "X-Amz-Date", "X-Amz-SignedHeaders", "X-Amz-Expires"];
@@ -248,14 +248,14 @@ fn from_query(query: &Query, headers: &HeaderMap, region: &str) -> S3Result<Clai
 }
 
 /// The parts of `KEY/20260131/us-east-1/s3/aws4_request`.
-struct Scope {
-    access_key: String,
-    date: String,
-    text: String,
+pub(super) struct Scope {
+    pub access_key: String,
+    pub date: String,
+    pub text: String,
 }
 
 impl Scope {
-    fn read(credential: &str, region: &str, wrong: &dyn Fn(String) -> S3Error) -> S3Result<Scope> {
+    pub fn read(credential: &str, region: &str, wrong: &dyn Fn(String) -> S3Error) -> S3Result<Scope> {
         // The key itself may contain slashes, so the scope is taken from the end.
         let mut pieces = credential.rsplitn(5, '/');
         let (Some(end), Some(service), Some(scope_region), Some(date), Some(access_key)) =

@@ -14,7 +14,9 @@
 pub mod canonical;
 pub mod chunk_signature;
 pub mod claim;
+mod form;
 pub mod keys;
+pub mod policy_document;
 pub mod signer;
 
 use client::object::api::{AccessKey, ObjectError};

@@ -10,6 +10,7 @@
 
 pub mod checksum;
 pub mod chunked;
+pub mod form;
 pub mod hashing;
 pub mod payload;
 pub mod receive;

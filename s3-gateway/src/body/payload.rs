@@ -99,6 +99,21 @@ impl Payload {
         })
     }
 
+    /// The body of a form, which says nothing of itself but its length.
+    pub fn form(platform: &Platform, incoming: Incoming, len: u64, idle: Duration) -> Payload {
+        Payload {
+            platform: platform.clone(),
+            incoming,
+            decoder: None,
+            ready: VecDeque::new(),
+            left: len,
+            len,
+            idle,
+            trailers: Vec::new(),
+            signed_sha256: None,
+        }
+    }
+
     /// Decoded bytes in all.
     pub fn whole_len(&self) -> u64 {
         self.len

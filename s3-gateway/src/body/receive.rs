@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use client::object::writer::ObjectWriter;
 use crypto::hash::{base64_decode, base64_encode, constant_time_eq, hex_encode};
 use http::HeaderMap;
@@ -62,9 +63,49 @@ pub async fn into_writer(
     }
     let digests = pipeline.finish().await?;
     check(payload, expected, &digests)?;
+    received(digests)
+}
+
+/// What was received, once everything announced about it was found right.
+fn received(digests: Digests) -> S3Result<Received> {
     let md5 = digests.md5.ok_or(Code::InternalError)?;
     let checksums = digests.checksum.map(|(kind, raw)| (kind.name().to_owned(), base64_encode(&raw)));
     Ok(Received { etag: hex_encode(&md5), checksums: checksums.into_iter().collect() })
+}
+
+/// As [`into_writer`] for bytes that come piece by piece out of something else, a form say.
+pub struct Receiver {
+    pipeline: HashPipeline,
+    expected: Expected,
+    len: u64,
+}
+
+impl Receiver {
+    /// Nothing yet.
+    pub fn new(platform: &Platform, expected: Expected) -> Receiver {
+        let kind = expected.announced.kind;
+        Receiver { pipeline: HashPipeline::new(platform, Hashes::new(true, false, kind), kind), expected, len: 0 }
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Takes a piece.
+    pub async fn push(&mut self, piece: Bytes, writer: &mut ObjectWriter) -> S3Result<()> {
+        self.len += piece.len() as u64;
+        self.pipeline.update(&piece).await?;
+        writer.write(piece).await?;
+        Ok(())
+    }
+
+    /// Checks the whole.
+    pub async fn finish(self) -> S3Result<Received> {
+        let digests = self.pipeline.finish().await?;
+        check_digests(None, None, &self.expected, &digests)?;
+        received(digests)
+    }
 }
 
 /// Reads a small document whole and checks it like any other body. `digest_required` for requests
@@ -91,7 +132,17 @@ pub async fn document(
 }
 
 fn check(payload: &Payload, expected: &Expected, digests: &Digests) -> S3Result<()> {
-    if let (Some(signed), Some(found)) = (payload.signed_sha256(), digests.sha256)
+    let trailer = expected.announced.kind.and_then(|kind| payload.trailer(kind.header()));
+    check_digests(payload.signed_sha256(), trailer, expected, digests)
+}
+
+fn check_digests(
+    signed_sha256: Option<[u8; 32]>,
+    trailer: Option<&str>,
+    expected: &Expected,
+    digests: &Digests,
+) -> S3Result<()> {
+    if let (Some(signed), Some(found)) = (signed_sha256, digests.sha256)
         && !constant_time_eq(&signed, &found)
     {
         return Err(S3Error::from(Code::XAmzContentSHA256Mismatch)
@@ -109,7 +160,7 @@ fn check(payload: &Payload, expected: &Expected, digests: &Digests) -> S3Result<
     let given = match &expected.announced.value {
         Some(value) => value.clone(),
         None => {
-            let text = payload.trailer(kind.header()).ok_or(Code::MalformedTrailerError)?;
+            let text = trailer.ok_or(Code::MalformedTrailerError)?;
             checksum::decode(kind, text).ok_or_else(|| checksum::invalid(kind))?
         }
     };

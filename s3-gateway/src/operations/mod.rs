@@ -13,6 +13,7 @@ pub mod attributes;
 pub mod copy;
 pub mod delete;
 pub mod get;
+pub mod post;
 pub mod put;
 
 pub mod complete;
@@ -74,6 +75,12 @@ async fn try_handle(
         return Err(Code::AccessForbidden.into());
     }
     let now_ms = gateway.platform.clock().unix_ms();
+    if let Some(boundary) = post::boundary(&parts, &target) {
+        *name = "PostObject";
+        *resource = target.resource();
+        // The form has to be read before anybody knows who sent it.
+        return Box::pin(post::object(gateway, parts, target, incoming, &boundary)).await;
+    }
     let objects = gateway.objects.clone();
     let who = gateway.verifier.authenticate(&parts, now_ms, async |key| objects.access_key(key).await).await;
     let who = who.inspect_err(|_| *resource = target.resource())?;

@@ -132,7 +132,12 @@ fn bucket(method: &Method, target: &Target) -> S3Result<Operation> {
         Method::PUT => Ok(Operation::CreateBucket),
         Method::DELETE => Ok(Operation::DeleteBucket),
         Method::POST if query.has("delete") => Ok(Operation::DeleteObjects),
-        Method::POST => Err(not_built("POST")),
+        // A form is recognised by its content type, before this table is asked.
+        Method::POST => Err(S3Error::new(
+            Code::PreconditionFailed,
+            "Bucket POST must be of the enclosure-type multipart/form-data",
+        )
+        .field("Condition", "Bucket POST must be of the enclosure-type multipart/form-data")),
         _ => Err(not_allowed("GET, HEAD, PUT, DELETE, POST")),
     }
 }

@@ -39,6 +39,7 @@ async fn listen(platform: Platform, address: String, handler: Handler) {
     let config = ServerConfig {
         cluster: CLUSTER,
         secret: SECRET.to_vec(),
+        tls: None,
         budget: Budget::new(256 << 20),
         slow: Duration::from_secs(60),
     };

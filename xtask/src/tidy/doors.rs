@@ -25,11 +25,13 @@ const fn door(dependency: &'static str, path: &'static [&'static str], places: &
 const PLATFORM: &[&str] = &["platform/"];
 
 /// Whole packages.
-const PACKAGES: [Door; 17] = [
+const PACKAGES: [Door; 19] = [
     door("io-uring", &["io_uring"], PLATFORM),
     door("rustls", &["rustls"], PLATFORM),
     door("tokio-rustls", &["tokio_rustls"], PLATFORM),
     door("rustls-pki-types", &["rustls_pki_types"], PLATFORM),
+    door("rustls-webpki", &["webpki"], PLATFORM),
+    door("rcgen", &["rcgen"], &["src/node/certificates", "platform/tests", "rpc/tests"]),
     door("raft", &["raft"], &["metaserver/src/consensus"]),
     door("raft-proto", &["raft_proto"], &["metaserver/src/consensus"]),
     door("prost-old", &["prost_old"], &["metaserver/src/consensus"]),

@@ -1,0 +1,161 @@
+//! Who may send which request: one table, from the roles in the caller's certificate.
+//!
+//! A certificate names its holder's roles by URIs `bixi://CLUSTER/role/ROLE` (cluster: 16 hex
+//! digits). A request without a row here does not compile.
+
+use types::ids::ClusterId;
+
+use crate::service::Request;
+
+/// A set of roles that a process holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Roles(u8);
+
+const NAMES: [(Roles, &str); 3] = [(Roles::META, "meta"), (Roles::CHUNK, "chunk"), (Roles::GATEWAY, "gateway")];
+
+impl Roles {
+    /// None: everything is refused.
+    pub const NONE: Roles = Roles(0);
+    /// A metaserver replica.
+    pub const META: Roles = Roles(1);
+    /// A chunkserver with its background executor.
+    pub const CHUNK: Roles = Roles(2);
+    /// A door: S3, block, file.
+    pub const GATEWAY: Roles = Roles(4);
+    /// Every role: the parts of one process among themselves.
+    pub const ALL: Roles = Roles(7);
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn and(self, other: Roles) -> Roles {
+        Roles(self.0 | other.0)
+    }
+
+    /// Whether the sets have a role in common.
+    pub const fn meets(self, other: Roles) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The roles that the URI names of a certificate grant in `cluster`. What is not understood
+    /// grants nothing.
+    pub fn of_uris(cluster: ClusterId, uris: &[String]) -> Roles {
+        let known = Roles::ALL.uris(cluster);
+        let mut found = Roles::NONE;
+        for ((role, _), uri) in NAMES.iter().zip(known) {
+            if uris.contains(&uri) {
+                found = found.and(*role);
+            }
+        }
+        found
+    }
+
+    /// The URI names for a certificate that grants these roles in `cluster`.
+    pub fn uris(self, cluster: ClusterId) -> Vec<String> {
+        let held = NAMES.iter().filter(|(role, _)| self.meets(*role));
+        held.map(|(_, name)| format!("bixi://{:016x}/role/{name}", cluster.0)).collect()
+    }
+}
+
+impl std::fmt::Display for Roles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let held: Vec<&str> = NAMES.iter().filter(|(role, _)| self.meets(*role)).map(|(_, name)| *name).collect();
+        f.write_str(if held.is_empty() { "none" } else { "" })?;
+        f.write_str(&held.join("+"))
+    }
+}
+
+/// The DNS name that every member's certificate carries.
+pub fn member_name(cluster: ClusterId) -> String {
+    format!("{:016x}.bixi.internal", cluster.0)
+}
+
+impl Request {
+    /// Roles of which the caller must hold one.
+    pub fn callers(&self) -> Roles {
+        let readers_and_writers = Roles::CHUNK.and(Roles::GATEWAY);
+        match self {
+            // Only a metaserver fences and deletes: it alone decides when a right to write moves
+            // and when a placement dies.
+            Request::Fence(_) | Request::Delete(_) | Request::ListShards(_) => Roles::META,
+            Request::Append(_) | Request::Read(_) => readers_and_writers,
+            // A repair seals the shard it has rebuilt.
+            Request::Seal(_) => Roles::META.and(Roles::CHUNK),
+            Request::Propose(_) | Request::Query(_) | Request::Grant(_) | Request::SealChunk(_) => readers_and_writers,
+            // A door keeps its session alive by it.
+            Request::Heartbeat(_) => readers_and_writers,
+            Request::LeaseJob(_) => Roles::CHUNK,
+            Request::Raft(_) | Request::SnapshotPage(_) | Request::JoinReplica(_) => Roles::META,
+            Request::MetaState(_) => Roles::ALL,
+        }
+    }
+
+    /// Roles of which the process asked must hold one.
+    pub fn servers(&self) -> Roles {
+        match self {
+            Request::Append(_)
+            | Request::Fence(_)
+            | Request::Seal(_)
+            | Request::Read(_)
+            | Request::Delete(_)
+            | Request::ListShards(_) => Roles::CHUNK,
+            Request::Propose(_)
+            | Request::Query(_)
+            | Request::Heartbeat(_)
+            | Request::Grant(_)
+            | Request::SealChunk(_)
+            | Request::LeaseJob(_)
+            | Request::Raft(_)
+            | Request::MetaState(_)
+            | Request::JoinReplica(_)
+            | Request::SnapshotPage(_) => Roles::META,
+        }
+    }
+
+    /// The request's name, for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Request::Append(_) => "append",
+            Request::Fence(_) => "fence",
+            Request::Seal(_) => "seal",
+            Request::Read(_) => "read",
+            Request::Delete(_) => "delete",
+            Request::ListShards(_) => "list-shards",
+            Request::Propose(_) => "propose",
+            Request::Query(_) => "query",
+            Request::Heartbeat(_) => "heartbeat",
+            Request::Grant(_) => "grant",
+            Request::SealChunk(_) => "seal-chunk",
+            Request::LeaseJob(_) => "lease-job",
+            Request::Raft(_) => "raft",
+            Request::MetaState(_) => "meta-state",
+            Request::JoinReplica(_) => "join-replica",
+            Request::SnapshotPage(_) => "snapshot-page",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ClusterId, Request, Roles};
+    use crate::chunk::Fence;
+
+    #[test]
+    fn roles_are_read_from_the_uris_of_the_same_cluster_only() {
+        let (ours, theirs) = (ClusterId(1), ClusterId(2));
+        for roles in [Roles::META, Roles::CHUNK.and(Roles::GATEWAY), Roles::ALL, Roles::NONE] {
+            assert_eq!(Roles::of_uris(ours, &roles.uris(ours)), roles);
+            assert_eq!(Roles::of_uris(theirs, &roles.uris(ours)), Roles::NONE);
+        }
+        let near = ["bixi://0000000000000001/role/meta2".to_owned(), "bixi://0000000000000001/role/META".to_owned()];
+        assert_eq!(Roles::of_uris(ours, &near), Roles::NONE);
+        assert_eq!(Roles::META.and(Roles::CHUNK).to_string(), "meta+chunk");
+        assert_eq!(Roles::NONE.to_string(), "none");
+    }
+
+    #[test]
+    fn only_a_metaserver_fences() {
+        let fence = Request::Fence(Fence::default());
+        assert!(fence.callers().meets(Roles::META));
+        assert!(!fence.callers().meets(Roles::CHUNK.and(Roles::GATEWAY)));
+    }
+}
