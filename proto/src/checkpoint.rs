@@ -48,6 +48,9 @@ pub struct ShardEntry {
     /// Index (in `slots`, or one past them) of the slot that `tail` lies in.
     #[prost(uint32, tag = "9")]
     pub tail_slot: u32,
+    /// It takes no appends until it is fenced.
+    #[prost(bool, tag = "10")]
+    pub broken: bool,
 }
 
 /// All shards of a store.

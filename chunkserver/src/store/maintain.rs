@@ -8,7 +8,7 @@ use proto::checkpoint::{Checkpoint, ShardEntry, SlotEntry};
 use proto::chunk::ShardName;
 
 use super::shard::Shard;
-use super::{Store, StoreError};
+use super::{Need, Store, StoreError};
 
 /// The file that recovery starts from.
 pub(super) const CHECKPOINT: &str = "checkpoint";
@@ -59,7 +59,8 @@ impl Store {
             let mut state = self.0.state.borrow_mut();
             let checkpoint = Checkpoint {
                 next_slot_sequence: state.slots.next_sequence(),
-                shards: state.shards.values().filter(|shard| !shard.slots.is_empty()).map(entry).collect(),
+                // A shard that lost its first record is empty and yet must not pass for a whole one.
+                shards: state.shards.values().filter(|shard| !shard.slots.is_empty() || shard.cut).map(entry).collect(),
             };
             let fresh = std::mem::take(&mut state.fresh_records);
             (checkpoint, state.slots.resting(), fresh, state.deleted.clone())
@@ -90,7 +91,7 @@ impl Store {
         let wanted = self.0.config.prewritten_slots;
         let slot = {
             let mut state = self.0.state.borrow_mut();
-            let max = self.0.slots_max(&state);
+            let max = self.0.slots_max(&state, Need::Data);
             if state.slots.free_count() >= wanted { None } else { state.slots.grow(max) }
         };
         let Some(slot) = slot else { return Ok(()) };
@@ -122,5 +123,6 @@ fn entry(shard: &Shard) -> ShardEntry {
             .collect(),
         tail: shard.durable_tail.1,
         tail_slot: shard.durable_tail.0,
+        broken: shard.broken,
     }
 }

@@ -5,12 +5,14 @@
 //! records that were flushed, and perhaps torn ones behind them, which recovery cuts.
 
 pub mod config;
+mod delete;
 mod flush;
 mod maintain;
 mod read;
 mod recovery;
 pub mod shard;
 mod slots;
+mod tail;
 pub mod write;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +27,7 @@ use tokio::sync::Notify;
 use types::ids::{Epoch, PlacementId, StoreId};
 
 use self::config::StoreConfig;
+use self::delete::Dying;
 use self::flush::Flusher;
 use self::shard::Shard;
 use self::slots::Slots;
@@ -79,11 +82,25 @@ pub enum StoreError {
     Disk(#[from] Rc<DiskError>),
 }
 
+/// Slots above the set capacity that fences and seals may take.
+const CONTROL_SLOTS: u64 = 8;
+
+/// What a slot is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Bytes of users: refused while the reserve is not free.
+    Data,
+    /// Fences and seals: without them a full store could never give space back.
+    Control,
+}
+
 struct State {
     shards: BTreeMap<PlacementId, Shard>,
     slots: Slots,
     /// Records written since the last checkpoint.
     fresh_records: u64,
+    /// Shards that are deleted, until their tombstones are durable.
+    dying: BTreeMap<PlacementId, Dying>,
     /// Deleted since the last checkpoint.
     deleted: BTreeSet<PlacementId>,
     /// Bytes the data file could still grow by, asked now and then.
@@ -135,6 +152,12 @@ impl Store {
         self.0.state.borrow().shards.len()
     }
 
+    /// Slots that could be taken without growing the file.
+    #[cfg(test)]
+    fn free_slots(&self) -> u64 {
+        self.0.state.borrow().slots.free_count()
+    }
+
     /// All shards above `after`, at most `max`, in order.
     pub fn list(&self, after: PlacementId, max: usize) -> Vec<proto::chunk::ShardName> {
         use std::ops::Bound::{Excluded, Unbounded};
@@ -170,15 +193,19 @@ impl Inner {
         (slot * self.config.slot_size).max(BLOCK as u64)
     }
 
-    /// How many slots the file may have now.
-    fn slots_max(&self, state: &State) -> u64 {
-        let by_space = state.slots.count()
-            + state.space.available.saturating_sub(self.config.reserve_bytes) / self.config.slot_size;
+    /// How many slots the file may have now for `need`.
+    fn slots_max(&self, state: &State, need: Need) -> u64 {
+        let reserve = match need {
+            Need::Data => self.config.reserve_bytes,
+            // Half of it stays for checkpoints, the log and whoever else writes to the disk.
+            Need::Control => self.config.reserve_bytes / 2,
+        };
+        let by_space = state.slots.count() + state.space.available.saturating_sub(reserve) / self.config.slot_size;
         if self.config.capacity_bytes == 0 {
-            by_space
-        } else {
-            by_space.min((self.config.capacity_bytes / self.config.slot_size).max(1))
+            return by_space;
         }
+        let extra = if need == Need::Control { CONTROL_SLOTS } else { 0 };
+        by_space.min((self.config.capacity_bytes / self.config.slot_size).max(1) + extra)
     }
 
     fn fail(&self, error: &DiskError) {

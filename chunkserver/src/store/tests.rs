@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use platform::Platform;
+use platform::fault::DiskFault;
 use platform::sim::{SimOptions, Simulation};
 use types::ids::{ChunkId, Epoch, PlacementId, RequestId, ShardIndex, StoreId};
 
@@ -13,20 +14,20 @@ use super::config::StoreConfig;
 use super::write::Target;
 use super::{Store, StoreError};
 
-fn config() -> StoreConfig {
+pub(super) fn config() -> StoreConfig {
     StoreConfig { slot_size: 1 << 20, prewritten_slots: 0, reserve_bytes: 0, ..StoreConfig::default() }
 }
 
-fn target(placement: u64) -> Target {
+pub(super) fn target(placement: u64) -> Target {
     Target { chunk: ChunkId(9), placement: PlacementId(placement), index: ShardIndex(0) }
 }
 
-async fn open(platform: &Platform) -> Store {
+pub(super) async fn open(platform: &Platform) -> Store {
     let disk = platform.open_disk(Path::new("/d")).expect("disk");
     Store::open(platform.clone(), disk, StoreId(77), config()).await.expect("store")
 }
 
-async fn append(
+pub(super) async fn append(
     platform: &Platform,
     store: &Store,
     placement: u64,
@@ -40,26 +41,32 @@ async fn append(
     Ok(state.len)
 }
 
-fn pattern(seed: u64, len: usize) -> Vec<u8> {
+pub(super) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|at| ((at as u64).wrapping_mul(31) ^ seed.wrapping_mul(977) ^ (at as u64 >> 8)) as u8).collect()
 }
 
 /// Runs a story in a simulation of one node, without faults.
-fn simulated<T: 'static, F: Future<Output = T> + 'static>(story: impl FnOnce(Simulation2) -> F) -> T {
+pub(super) fn simulated<T: 'static, F: Future<Output = T> + 'static>(story: impl FnOnce(Simulation2) -> F) -> T {
     let simulation = std::rc::Rc::new(Simulation::new(5, SimOptions::default()));
     simulation.set_faults(false);
     let run = story(Simulation2(std::rc::Rc::clone(&simulation)));
     simulation.run(run, Duration::from_secs(600)).expect("story ends")
 }
 
-struct Simulation2(std::rc::Rc<Simulation>);
+pub(super) struct Simulation2(std::rc::Rc<Simulation>);
 
 impl Simulation2 {
-    fn node(&self) -> Platform {
+    pub(super) fn node(&self) -> Platform {
         self.0.node("n")
     }
-    fn crash(&self) {
+    pub(super) fn crash(&self) {
         self.0.crash("n");
+    }
+    pub(super) fn fault(&self, fault: DiskFault) {
+        self.0.disk_fault("n", "/d", fault);
+    }
+    pub(super) fn rot(&self, offset: u64) {
+        self.fault(DiskFault::RotBit { file: "data".into(), offset, bit: 3 });
     }
 }
 
