@@ -21,6 +21,8 @@ use types::redundancy::Redundancy;
 
 /// How long an operation tries before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a seal tries before it gives up.
+const SEAL_PATIENCE: Duration = Duration::from_secs(2);
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Commands outstanding at once; the metaserver refuses more than 1,024.
@@ -125,8 +127,12 @@ impl MetaClient {
 
     /// Asks whoever leads, trying the replicas in turn until one answers.
     async fn ask(&self, request: RequestId, body: &Request) -> Result<Reply, MetaError> {
+        self.ask_for(request, body, PATIENCE).await
+    }
+
+    async fn ask_for(&self, request: RequestId, body: &Request, patience: Duration) -> Result<Reply, MetaError> {
         let clock = self.0.peers.platform().clock();
-        let deadline = clock.now() + PATIENCE;
+        let deadline = clock.now() + patience;
         let mut pause = Duration::from_millis(5);
         let mut last = "no replica answered".to_owned();
         let mut tried = 0;
@@ -278,13 +284,14 @@ impl MetaClient {
         Ok(self.judged(&ticket, reply)?.chunks)
     }
 
-    /// Fences and seals a chunk; `release` = no later commit of this session names it.
+    /// Fences and seals a chunk; `release` = no later commit of this session names it. Tries for
+    /// a moment only: the caller decides when to ask again.
     ///
     /// # Errors
     /// Too few shards answer, no leader in time.
     pub async fn seal(&self, chunk: u64, release: bool) -> Result<ChunkEntry, MetaError> {
-        let ask = SealRequest { chunk, session: self.session(), release };
-        match self.ask(self.0.peers.new_request(), &Request::SealChunk(ask)).await?.answer {
+        let ask = Request::SealChunk(SealRequest { chunk, session: self.session(), release });
+        match self.ask_for(self.0.peers.new_request(), &ask, SEAL_PATIENCE).await?.answer {
             Answer::Chunks(list) => list.chunks.into_iter().next().ok_or_else(confused),
             _ => Err(confused()),
         }

@@ -3,6 +3,7 @@
 //! Any replica answers who leads; everything else is the leader's. What the leader merely hears
 //! (heartbeats) lives in memory and is counted anew by each leader; what matters is in Raft.
 
+mod abandoned;
 mod heartbeat;
 mod jobs;
 mod listing;
@@ -26,6 +27,7 @@ use rpc::call::{Call, Reply};
 use rpc::peers::Peers;
 use types::ids::{DiskId, StoreId};
 
+use self::abandoned::Turns;
 use self::heartbeat::Liveness;
 use crate::apply::txn::Txn;
 use crate::consensus::replica::{Replica, ReplicaConfig, ReplicaError, StartError};
@@ -70,6 +72,7 @@ struct Inner {
     liveness: RefCell<Liveness>,
     /// Chunks being sealed, so that one seal serves all who ask.
     sealing: RefCell<BTreeMap<u64, Rc<tokio::sync::Notify>>>,
+    abandoned: RefCell<Turns>,
     /// When a pending move was leased, by move id.
     leased: RefCell<BTreeMap<u64, platform::clock::Instant>>,
     /// Chunks whose repair failed or cannot be planned, until when they are passed over.
@@ -154,6 +157,7 @@ impl MetaServer {
             name,
             liveness: RefCell::new(Liveness::default()),
             sealing: RefCell::new(BTreeMap::new()),
+            abandoned: RefCell::new(Turns::default()),
             leased: RefCell::new(BTreeMap::new()),
             put_off: RefCell::new(BTreeMap::new()),
             chosen: RefCell::new(BTreeMap::new()),

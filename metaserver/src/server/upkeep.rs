@@ -1,5 +1,5 @@
 //! What the leader does once a second: sessions that are silent, disks that are gone, chunks whose
-//! writer or disk is gone, shards to delete.
+//! writer or disk is gone (`abandoned`), shards to delete.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proto::chunk::Delete;
 use proto::keys;
 use proto::meta::{Body, Deleted, EndSession, LoseDisk};
-use proto::rows::{DiskRow, SessionRow, chunk_state, disk_state};
+use proto::rows::{DiskRow, SessionRow, disk_state};
 use proto::service::Request;
 use types::ids::{Partition, StoreId};
 
@@ -19,8 +19,6 @@ use crate::apply::txn::prost_free::Row;
 const PERIOD: Duration = Duration::from_secs(1);
 /// Shards deleted in one call.
 const DELETE_MAX: usize = 500;
-/// Chunks sealed in one round.
-const SEAL_MAX: usize = 16;
 
 impl MetaServer {
     pub(super) async fn upkeep(self) {
@@ -51,7 +49,7 @@ impl MetaServer {
         }
         self.end_silent_sessions().await?;
         self.lose_disks().await?;
-        self.seal_abandoned().await?;
+        self.seal_abandoned()?;
         self.delete_shards().await?;
         self.expire_moves().await
     }
@@ -91,37 +89,6 @@ impl MetaServer {
             if failed || gone {
                 tracing::warn!(disk = %Self::disk_name(disk), failed, "disk is declared lost, its shards are repaired elsewhere");
                 self.propose_own(Body::LoseDisk(LoseDisk { disk })).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Seals open chunks whose session has ended or one of whose disks is gone.
-    async fn seal_abandoned(&self) -> Result<(), Trouble> {
-        let now = self.0.platform.clock().now();
-        let disks = self.disks()?;
-        let mut due = Vec::new();
-        let txn = Txn::new(self.0.replica.store());
-        for (key, _) in txn.scan_prefix(&[keys::table::OPEN_CHUNK], usize::MAX)? {
-            let Some(chunk) = keys::last_u64(&key) else { continue };
-            let Some(row) = self.chunk(chunk)? else { continue };
-            let liveness = self.0.liveness.borrow();
-            let gone = |disk: &u64| {
-                let lost = disks.get(disk).is_none_or(|row| row.state == disk_state::LOST);
-                let silence = liveness.disk_silence(*disk, now);
-                lost || silence.is_some_and(|silence| silence > self.0.times.disk_silent * 4)
-            };
-            if row.state == chunk_state::OPEN && (row.released || row.shards.iter().any(|shard| gone(&shard.disk))) {
-                due.push(chunk);
-            }
-            if due.len() >= SEAL_MAX {
-                break;
-            }
-        }
-        let seals = due.into_iter().map(|chunk| self.seal_chunk(chunk, false));
-        for sealed in futures_util::future::join_all(seals).await {
-            if let Err(trouble) = sealed {
-                tracing::debug!(text = %trouble.failure().text, "an abandoned chunk is not sealed yet");
             }
         }
         Ok(())
