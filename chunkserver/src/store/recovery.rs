@@ -112,7 +112,8 @@ impl Recovery<'_> {
         let mut found = Vec::new();
         for entry in &checkpoint.shards {
             let mut shard = shard_of(entry);
-            let gap = adopt(&mut shard, adopted.remove(&shard.placement).unwrap_or_default());
+            let more = adopted.remove(&shard.placement).unwrap_or_default();
+            let gap = adopt(&mut shard, more);
             found.push((shard, gap));
         }
         for (placement, slots) in adopted {
