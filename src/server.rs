@@ -129,7 +129,8 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let announced = Announced::default();
     let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
     // Recovery reads each disk; side by side they cost what the slowest does.
-    let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config));
+    let scrub = chunks::scrub_cycle(args.scrub_days)?;
+    let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config, scrub));
     for (at, opened) in futures_util::future::join_all(opening).await.into_iter().enumerate() {
         match opened {
             Ok(store) => announced.add(store, "server", &format!("disk-{}", at + 1), "local-chunks"),
@@ -175,13 +176,8 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     gateway.tls = tls;
     let scheme = if gateway.tls.is_some() { "https" } else { "http" };
     doors::spawn_s3(&platform, s3_listener, &objects, gateway);
-    let counted = service.clone();
-    let parts = AdminParts {
-        ready: Rc::clone(&ready),
-        s3: s3.clone(),
-        policy: stored.to_string(),
-        rot_found: Rc::new(move || counted.stores().iter().map(chunkserver::store::Store::rot_found).sum()),
-    };
+    let parts =
+        AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), policy: stored.to_string(), stores: service.clone() };
     doors::spawn_admin(&platform, admin_listener, &objects, &meta, &region, parts);
     let credentials = homes[0].disk.path().join("credentials");
     greet(&format!("{scheme}://{s3}"), &admin, &root, &credentials, stored, homes.len());

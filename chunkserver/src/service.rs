@@ -41,6 +41,7 @@ impl ChunkService {
                 | Request::Read(_)
                 | Request::Delete(_)
                 | Request::ListShards(_)
+                | Request::Census(_)
         );
         if !is_ours {
             return None;
@@ -93,6 +94,7 @@ async fn carry_out(store: &Store, call: Call) -> Result<Reply, StoreError> {
             let more = shards.len() == LIST_MAX;
             Reply::of(Answer::ShardList(ShardList { shards, more }))
         }
+        Request::Census(ask) => Reply::of(Answer::CensusPage(store.census(ask))),
         _ => return Err(StoreError::BadRequest("not a request to a chunkserver")),
     })
 }

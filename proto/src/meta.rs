@@ -3,6 +3,7 @@
 use prost::bytes::Bytes;
 use prost::{Message, Oneof};
 
+use crate::chunk::{ScrubState, ShardName};
 use crate::rows::{
     AccessKeyRow, BlobRow, BucketRow, ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, ObjectRow, PartRow,
     RedundancyRow, ShardRow, UploadRow,
@@ -28,7 +29,7 @@ pub struct Command {
     #[prost(uint64, tag = "5")]
     pub now_ms: u64,
     /// What to do.
-    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,30,31,32,33,34,35,36,37,40,41")]
+    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,30,31,32,33,34,35,36,37,40,41")]
     pub body: Option<Body>,
 }
 
@@ -57,6 +58,10 @@ pub enum Body {
     FinishMove(FinishMove),
     #[prost(message, tag = "20")]
     Deleted(Deleted),
+    #[prost(message, tag = "21")]
+    MarkBad(DiskShards),
+    #[prost(message, tag = "22")]
+    DropUnknown(DiskShards),
     #[prost(message, tag = "30")]
     CreateBucket(CreateBucket),
     #[prost(message, tag = "31")]
@@ -181,6 +186,16 @@ pub struct Deleted {
     pub disk: u64,
     #[prost(uint64, repeated, tag = "2")]
     pub placements: Vec<u64>,
+}
+
+/// Shards of one disk. Marked bad, they are replaced; dropped as unknown, they are deleted if no
+/// chunk names them.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DiskShards {
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub shards: Vec<ShardName>,
 }
 
 /// Makes a bucket.
@@ -614,6 +629,12 @@ pub struct DiskEntry {
     pub available_bytes: u64,
     #[prost(bool, tag = "6")]
     pub failed: bool,
+    /// Its scrub, as last heard.
+    #[prost(message, required, tag = "7")]
+    pub scrub: ScrubState,
+    /// Shards there that no chunk names.
+    #[prost(uint64, tag = "8")]
+    pub unknown_shards: u64,
 }
 
 /// Counts for `bixi status`.
@@ -645,6 +666,19 @@ pub struct StatusView {
     pub survives: u32,
     #[prost(uint64, tag = "12")]
     pub live_bytes: u64,
+    /// Chunks that still lack a shard and can be repaired, and bytes to be written for that.
+    #[prost(uint64, tag = "13")]
+    pub repair_chunks: u64,
+    #[prost(uint64, tag = "14")]
+    pub repair_bytes: u64,
+    /// Speed over the last minute, and seconds left at it; 0 = unknown.
+    #[prost(uint64, tag = "15")]
+    pub repair_bytes_per_s: u64,
+    #[prost(uint64, tag = "16")]
+    pub repair_eta_s: u64,
+    /// Shards that are damaged or gone and not replaced yet.
+    #[prost(uint64, tag = "17")]
+    pub bad_shards: u64,
 }
 
 /// A disk or session says it lives.
@@ -778,4 +812,56 @@ pub struct SnapshotPage {
     /// Which page, from 0.
     #[prost(uint64, tag = "2")]
     pub page: u64,
+}
+
+/// Asks the leader to compare a page of what a disk holds with what it should hold.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct CheckDisk {
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+    /// Chunks above this one.
+    #[prost(uint64, tag = "2")]
+    pub after: u64,
+}
+
+/// Answer to [`CheckDisk`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DiskChecked {
+    #[prost(message, repeated, tag = "1")]
+    pub differences: Vec<Difference>,
+    /// Where the next page begins; `u64::MAX` = there is none.
+    #[prost(uint64, tag = "2")]
+    pub upto: u64,
+    /// Shards that the page's chunks should have there.
+    #[prost(uint64, tag = "3")]
+    pub expected: u64,
+}
+
+/// Values of [`Difference::kind`].
+pub mod difference {
+    /// A chunk names the shard, the disk does not hold it.
+    pub const MISSING: u32 = 1;
+    /// The disk holds less of it than was acknowledged.
+    pub const SHORT: u32 = 2;
+    /// No chunk names it: left over from what was deleted.
+    pub const UNKNOWN: u32 = 3;
+    /// Its numbers were never given out here.
+    pub const ALIEN: u32 = 4;
+    /// Its bytes failed their checksum or could not be read.
+    pub const DAMAGED: u32 = 5;
+}
+
+/// A shard that is not on its disk as the metadata says.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Difference {
+    #[prost(message, required, tag = "1")]
+    pub shard: ShardName,
+    /// See [`difference`].
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    /// Bytes there are, and bytes there should be (short shards).
+    #[prost(uint64, tag = "3")]
+    pub have: u64,
+    #[prost(uint64, tag = "4")]
+    pub want: u64,
 }

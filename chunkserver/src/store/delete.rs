@@ -71,6 +71,7 @@ impl Store {
             let mut state = self.0.state.borrow_mut();
             for placement in placements {
                 state.deleted.insert(*placement);
+                state.damaged.remove(placement);
                 if let Some(shard) = state.shards.remove(placement) {
                     state.dying.insert(*placement, Dying { shard, taken: false });
                 }

@@ -4,12 +4,14 @@
 //! at byte `n * slot_size`; the file's first 4 KiB are never used. A crash at any moment leaves
 //! records that were flushed, and perhaps torn ones behind them, which recovery cuts.
 
+mod census;
 pub mod config;
 mod delete;
 mod flush;
 mod maintain;
 mod read;
 mod recovery;
+mod scrub;
 pub mod shard;
 mod slots;
 mod tail;
@@ -21,6 +23,7 @@ use std::rc::Rc;
 
 use platform::Platform;
 use platform::disk::{Disk, DiskError, File, Space};
+use proto::chunk::ScrubState;
 use proto::record::BLOCK;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -103,6 +106,8 @@ struct State {
     dying: BTreeMap<PlacementId, Dying>,
     /// Deleted since the last checkpoint.
     deleted: BTreeSet<PlacementId>,
+    /// Shards that gave a reader wrong bytes or none, until they are deleted.
+    damaged: BTreeSet<PlacementId>,
     /// Bytes the data file could still grow by, asked now and then.
     space: Space,
 }
@@ -120,6 +125,9 @@ pub(crate) struct Inner {
     failed: Cell<bool>,
     rot_found: Cell<u64>,
     checkpointing: Cell<bool>,
+    scrub: Cell<ScrubState>,
+    /// The shard that was scrubbed last, over restarts.
+    scrubbed: Cell<PlacementId>,
 }
 
 /// One store. Cheap to clone.

@@ -181,7 +181,7 @@ impl ChunkReader {
             let by = turn as usize % order.len();
             order.rotate_left(by);
         }
-        order.sort_by_key(|shard| self.0.shards.disks().is_suspect(shard.disk));
+        order.sort_by_key(|shard| (shard.bad, self.0.shards.disks().is_suspect(shard.disk)));
         order
     }
 

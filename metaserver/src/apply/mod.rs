@@ -6,7 +6,7 @@
 //! outcome; anything below the floor, of an unknown or an ended session is refused.
 
 mod buckets;
-mod chunks;
+pub(crate) mod chunks;
 mod disks;
 mod objects;
 mod references;
@@ -147,6 +147,8 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::StartMove(body) => chunks::start_move(txn, body),
         Body::FinishMove(body) => chunks::finish_move(txn, body),
         Body::Deleted(body) => chunks::deleted(txn, body),
+        Body::MarkBad(body) => chunks::mark_bad(txn, body),
+        Body::DropUnknown(body) => chunks::drop_unknown(txn, body),
         Body::CreateBucket(body) => buckets::create(txn, env, body),
         Body::DeleteBucket(body) => buckets::delete(txn, env, body),
         Body::PutObject(body) => objects::put(txn, env, body),

@@ -4,11 +4,13 @@
 //! (heartbeats) lives in memory and is counted anew by each leader; what matters is in Raft.
 
 mod abandoned;
+mod census;
 mod heartbeat;
 mod jobs;
 mod listing;
 pub mod placement;
 mod query;
+mod repairs;
 pub mod seal;
 mod upkeep;
 
@@ -28,7 +30,9 @@ use rpc::peers::Peers;
 use types::ids::{DiskId, StoreId};
 
 use self::abandoned::Turns;
+use self::census::Rounds;
 use self::heartbeat::Liveness;
+use self::repairs::Repairs;
 use crate::apply::txn::Txn;
 use crate::consensus::replica::{Replica, ReplicaConfig, ReplicaError, StartError};
 use crate::store::{StateStore, StoreFault};
@@ -73,10 +77,12 @@ struct Inner {
     /// Chunks being sealed, so that one seal serves all who ask.
     sealing: RefCell<BTreeMap<u64, Rc<tokio::sync::Notify>>>,
     abandoned: RefCell<Turns>,
+    census: RefCell<Rounds>,
     /// When a pending move was leased, by move id.
     leased: RefCell<BTreeMap<u64, platform::clock::Instant>>,
-    /// Chunks whose repair failed or cannot be planned, until when they are passed over.
-    put_off: RefCell<BTreeMap<u64, platform::clock::Instant>>,
+    repairs: RefCell<Repairs>,
+    /// The chunk up to which crowded ones were looked for.
+    spread_at: Cell<u64>,
     /// How often a domain was chosen: spreads new chunks evenly.
     chosen: RefCell<BTreeMap<u64, u64>>,
     status: RefCell<Option<(platform::clock::Instant, proto::meta::StatusView)>>,
@@ -158,8 +164,10 @@ impl MetaServer {
             liveness: RefCell::new(Liveness::default()),
             sealing: RefCell::new(BTreeMap::new()),
             abandoned: RefCell::new(Turns::default()),
+            census: RefCell::new(Rounds::default()),
             leased: RefCell::new(BTreeMap::new()),
-            put_off: RefCell::new(BTreeMap::new()),
+            repairs: RefCell::new(Repairs::default()),
+            spread_at: Cell::new(0),
             chosen: RefCell::new(BTreeMap::new()),
             status: RefCell::new(None),
             repaired: Cell::new(0),
@@ -167,6 +175,7 @@ impl MetaServer {
             full: Cell::new(false),
         }));
         platform.tasks().spawn(server.clone().upkeep());
+        platform.tasks().spawn(server.clone().take_census());
         Ok(server)
     }
 
@@ -189,6 +198,9 @@ impl MetaServer {
                 sealed.map(|entry| Reply::of(Answer::Chunks(ChunkList { chunks: vec![entry] })))
             }
             Request::LeaseJob(ask) => self.lease_job(ask).await.map(|job| Reply::of(Answer::Job(job))),
+            Request::CheckDisk(ask) => {
+                self.check_disk(ask).await.map(|checked| Reply::of(Answer::DiskChecked(checked)))
+            }
             Request::Raft(bytes) => {
                 if self.0.replica.receive(&bytes) {
                     Ok(Reply::of(Answer::Done(Done {})))
@@ -255,6 +267,10 @@ impl MetaServer {
             ));
         }
         let registers = matches!(command.body, Some(Body::RegisterSession(_)));
+        if matches!(command.body, Some(Body::RegisterDisk(_))) {
+            // Repairs that found no place or no source may find them now.
+            self.0.repairs.borrow_mut().try_all_again();
+        }
         let outcome = self.propose(command).await?;
         if registers {
             // Its first heartbeat comes a little later; until then this is its sign of life.

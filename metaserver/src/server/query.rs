@@ -99,6 +99,8 @@ impl MetaServer {
                     total_bytes: heard.map_or(0, |heard| heard.total_bytes),
                     available_bytes: heard.map_or(0, |heard| heard.available_bytes),
                     failed: heard.is_some_and(|heard| heard.failed),
+                    scrub: self.scrub_of(disk),
+                    unknown_shards: self.unknown_on(disk),
                 }
             })
             .collect())
@@ -118,7 +120,12 @@ impl MetaServer {
             .map(|entry| (entry.disk, (entry.row.domain, entry.alive && !entry.failed)))
             .collect();
         let replica = &self.0.replica;
+        let repairs = self.repair_progress()?;
         let mut status = StatusView {
+            repair_chunks: repairs.chunks_left,
+            repair_bytes: repairs.bytes_left,
+            repair_bytes_per_s: repairs.bytes_per_s,
+            repair_eta_s: repairs.eta_s,
             leader: replica.leader(),
             term: replica.term(),
             applied: replica.applied(),
@@ -149,9 +156,11 @@ fn count(status: &mut StatusView, row: &ChunkRow, domains: &BTreeMap<u64, (Strin
     if row.state == chunk_state::OPEN && row.committed_len == 0 {
         return;
     }
+    status.bad_shards += row.shards.iter().filter(|shard| shard.bad).count() as u64;
     let alive: Vec<&String> = row
         .shards
         .iter()
+        .filter(|shard| !shard.bad)
         .filter_map(|shard| domains.get(&shard.disk).filter(|(_, alive)| *alive).map(|(domain, _)| domain))
         .collect();
     let spread: BTreeSet<&&String> = alive.iter().collect();

@@ -89,6 +89,7 @@ impl MetaServer {
             if failed || gone {
                 tracing::warn!(disk = %Self::disk_name(disk), failed, "disk is declared lost, its shards are repaired elsewhere");
                 self.propose_own(Body::LoseDisk(LoseDisk { disk })).await?;
+                self.0.repairs.borrow_mut().forget_order();
             }
         }
         Ok(())
