@@ -263,7 +263,8 @@ impl MetaClient {
         }
     }
 
-    /// Chunks for this session to write, with their placements.
+    /// A chunk for this session to write, with its placements; with `reserve` also on nearly full
+    /// disks, for what frees space.
     ///
     /// # Errors
     /// Too few disks, no leader in time.
@@ -271,18 +272,19 @@ impl MetaClient {
         &self,
         partition: Partition,
         policy: Redundancy,
-        count: u32,
+        reserve: bool,
         avoid: Vec<u64>,
     ) -> Result<Vec<ChunkEntry>, MetaError> {
         let ticket = self.ticket().await?;
         let ask = GrantRequest {
             redundancy: RedundancyRow::from(policy),
-            count,
+            count: 1,
             session: ticket.session,
             sequence: ticket.sequence,
             floor: self.floor().min(ticket.sequence - 1),
             partition: u32::from(partition.0),
             avoid,
+            reserve,
         };
         let reply = self.ask(self.0.peers.new_request(), &Request::Grant(ask)).await?;
         Ok(self.judged(&ticket, reply)?.chunks)
@@ -320,12 +322,13 @@ impl MetaClient {
         }
     }
 
-    /// Reports the last job and asks for another.
+    /// Reports the last job (a move, or the chunk that was compacted) and asks for another.
     ///
     /// # Errors
     /// No leader in time.
-    pub async fn lease_job(&self, done: Option<FinishMove>) -> Result<Job, MetaError> {
-        let ask = Request::LeaseJob(LeaseJobRequest { executor: self.0.name.clone(), done });
+    pub async fn lease_job(&self, done: Option<FinishMove>, compacted: Option<u64>) -> Result<Job, MetaError> {
+        let compacted = compacted.unwrap_or(0);
+        let ask = Request::LeaseJob(LeaseJobRequest { executor: self.0.name.clone(), done, compacted });
         match self.ask(self.0.peers.new_request(), &ask).await?.answer {
             Answer::Job(job) => Ok(job),
             _ => Err(confused()),

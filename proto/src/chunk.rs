@@ -28,6 +28,9 @@ pub struct Append {
     /// Must equal the shard's length, bytes.
     #[prost(uint64, tag = "3")]
     pub offset: u64,
+    /// It serves to free space, and may take from what is kept for that.
+    #[prost(bool, tag = "4")]
+    pub reserve: bool,
 }
 
 /// Raises the epoch, durably, then answers the length. Creates the shard, empty, if it is absent.

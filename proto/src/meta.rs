@@ -29,7 +29,7 @@ pub struct Command {
     #[prost(uint64, tag = "5")]
     pub now_ms: u64,
     /// What to do.
-    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,30,31,32,33,34,35,36,37,40,41")]
+    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,30,31,32,33,34,35,36,37,38,40,41")]
     pub body: Option<Body>,
 }
 
@@ -78,6 +78,8 @@ pub enum Body {
     CompleteUpload(CompleteUpload),
     #[prost(message, tag = "37")]
     AbortUpload(AbortUpload),
+    #[prost(message, tag = "38")]
+    MoveExtents(MoveExtents),
     #[prost(message, tag = "40")]
     PutAccessKey(PutAccessKey),
     #[prost(message, tag = "41")]
@@ -337,6 +339,29 @@ pub struct AbortUpload {
     pub upload: u64,
 }
 
+/// Points blobs at copies of their bytes, so that a mostly dead chunk can go.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct MoveExtents {
+    /// The chunk that is left.
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub moves: Vec<ExtentMove>,
+}
+
+/// One extent and where its bytes are now as well. Skipped if the blob has the extent no more.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ExtentMove {
+    #[prost(uint64, tag = "1")]
+    pub blob: u64,
+    /// The extent as the blob has it.
+    #[prost(message, required, tag = "2")]
+    pub old: ExtentRow,
+    /// What stands in its place: the same logical bytes, in order, without gaps.
+    #[prost(message, repeated, tag = "3")]
+    pub new: Vec<ExtentRow>,
+}
+
 /// Stores an access key.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct PutAccessKey {
@@ -424,7 +449,7 @@ pub struct ChunkEntry {
 /// A linearizable read.
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
-    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12")]
+    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13")]
     pub ask: Option<Ask>,
 }
 
@@ -455,6 +480,8 @@ pub enum Ask {
     Status(AskAll),
     #[prost(message, tag = "12")]
     Cluster(AskAll),
+    #[prost(message, tag = "13")]
+    Blob(AskBlob),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -529,6 +556,14 @@ pub struct AskAccessKey {
 pub struct AskChunks {
     #[prost(uint64, repeated, tag = "1")]
     pub chunks: Vec<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AskBlob {
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    #[prost(uint64, tag = "2")]
+    pub blob: u64,
 }
 
 /// The answer to a [`Query`]; only the fields of the question are filled.
@@ -735,6 +770,9 @@ pub struct GrantRequest {
     /// Disks the writer has just failed on.
     #[prost(uint64, repeated, tag = "7")]
     pub avoid: Vec<u64>,
+    /// For what frees space: nearly full disks are taken too.
+    #[prost(bool, tag = "8")]
+    pub reserve: bool,
 }
 
 /// Chunks with their layouts.
@@ -764,14 +802,30 @@ pub struct LeaseJobRequest {
     /// The move last worked on: finished well or not.
     #[prost(message, optional, tag = "2")]
     pub done: Option<FinishMove>,
+    /// The chunk whose live extents were moved last, 0 = none.
+    #[prost(uint64, tag = "3")]
+    pub compacted: u64,
 }
 
-/// A repair: build `shards` of the chunk from the others.
+/// What an executor is to do. With a pending move in the row: build its shards from the others.
+/// With extents: store their bytes elsewhere and have them moved.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Job {
     /// None = nothing to do.
     #[prost(message, optional, tag = "1")]
     pub chunk: Option<ChunkEntry>,
+    /// What is alive of a chunk that is mostly dead.
+    #[prost(message, repeated, tag = "2")]
+    pub live: Vec<LiveExtent>,
+}
+
+/// An extent and whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct LiveExtent {
+    #[prost(uint64, tag = "1")]
+    pub blob: u64,
+    #[prost(message, required, tag = "2")]
+    pub extent: ExtentRow,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]

@@ -95,8 +95,10 @@ impl Announced {
                 .map(|(at, member)| (at, member.row.clone()))
                 .collect()
         };
-        for (at, row) in wanted {
-            match meta.bare_command(Body::RegisterDisk(row)).await {
+        let asks =
+            wanted.into_iter().map(|(at, row)| async move { (at, meta.bare_command(Body::RegisterDisk(row)).await) });
+        for (at, registered) in futures_util::future::join_all(asks).await {
+            match registered {
                 Ok(outcome) => self.0.borrow_mut()[at].disk = outcome.number,
                 Err(MetaError::Refused { code: proto::meta::refusal::DISK, text, .. }) => {
                     tracing::error!(store = at + 1, %text, "this disk is not taken, the others serve on");

@@ -85,15 +85,18 @@ pub enum StoreError {
     Disk(#[from] Rc<DiskError>),
 }
 
-/// Slots above the set capacity that fences and seals may take.
-const CONTROL_SLOTS: u64 = 8;
+/// Slots above the set capacity that compactions, and beyond them fences and seals, may take.
+const RESERVE_SLOTS: u64 = 8;
 
 /// What a slot is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
     /// Bytes of users: refused while the reserve is not free.
     Data,
-    /// Fences and seals: without them a full store could never give space back.
+    /// Bytes that are moved so that more become free: half of the reserve.
+    Compaction,
+    /// Fences and seals: without them a full store could never give space back. What is left then
+    /// serves checkpoints, the log and whoever else writes to the disk.
     Control,
 }
 
@@ -203,16 +206,15 @@ impl Inner {
 
     /// How many slots the file may have now for `need`.
     fn slots_max(&self, state: &State, need: Need) -> u64 {
-        let reserve = match need {
-            Need::Data => self.config.reserve_bytes,
-            // Half of it stays for checkpoints, the log and whoever else writes to the disk.
-            Need::Control => self.config.reserve_bytes / 2,
+        let (reserve, extra) = match need {
+            Need::Data => (self.config.reserve_bytes, 0),
+            Need::Compaction => (self.config.reserve_bytes / 2, RESERVE_SLOTS),
+            Need::Control => (self.config.reserve_bytes / 3, 2 * RESERVE_SLOTS),
         };
         let by_space = state.slots.count() + state.space.available.saturating_sub(reserve) / self.config.slot_size;
         if self.config.capacity_bytes == 0 {
             return by_space;
         }
-        let extra = if need == Need::Control { CONTROL_SLOTS } else { 0 };
         by_space.min((self.config.capacity_bytes / self.config.slot_size).max(1) + extra)
     }
 

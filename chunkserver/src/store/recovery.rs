@@ -123,7 +123,7 @@ impl Recovery<'_> {
         }
         for (placement, slots) in adopted {
             let Some(first) = slots.first() else { continue };
-            let mut shard = Shard::new(first.header.chunk, placement, first.header.shard, Epoch(0));
+            let mut shard = Shard::new(first.header.chunk, placement, first.header.shard, first.header.epoch);
             let torn = slots.iter().any(|slot| slot.torn && slot.header.slot_index == 0);
             let gap = adopt(&mut shard, slots);
             // Slots of a deleted shard whose first one was used again say nothing.

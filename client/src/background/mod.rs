@@ -3,7 +3,10 @@
 //! It runs beside every chunkserver. A repair reads what is left, rebuilds the missing shards on
 //! their new placements, seals them there, reads them back and reports; the move is committed in
 //! Raft or it never happened, and a crash in the middle leaves placements that the metaserver
-//! deletes. Bytes flow within a budget, so that users' requests have the rest.
+//! deletes. A compaction (`compact`) moves what is alive out of a mostly dead chunk. Bytes flow
+//! within a budget, so that users' requests have the rest.
+
+mod compact;
 
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use types::checksum::crc64;
 use types::ids::ChunkId;
 use types::redundancy::Redundancy;
 
+use self::compact::Compactor;
 use crate::chunk::reader::ChunkReader;
 use crate::chunk::shards::Shards;
 use crate::meta::MetaClient;
@@ -29,10 +33,21 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Executes background jobs for ever.
 pub async fn run(meta: MetaClient, shards: Shards, reader: ChunkReader) {
     let clock = meta.platform().clock().clone();
-    let mut done = None;
+    let compactor = Compactor::new(meta.clone(), &shards, reader.clone());
+    let (mut done, mut compacted) = (None, None);
     loop {
-        match meta.lease_job(done.take()).await {
+        match meta.lease_job(done.take(), compacted.take()).await {
             Ok(job) => match job.chunk {
+                Some(entry) if entry.row.pending_move.is_none() => match compactor.compact(&entry, &job.live).await {
+                    Ok(moved) => {
+                        tracing::info!(chunk = %ChunkId(entry.chunk), moved, "live bytes of a chunk were moved");
+                        compacted = Some(entry.chunk);
+                    }
+                    Err(why) => {
+                        tracing::warn!(chunk = %ChunkId(entry.chunk), %why, "chunk could not be compacted");
+                        clock.sleep(IDLE).await;
+                    }
+                },
                 Some(entry) => {
                     let finish = repair(&meta, &shards, &reader, entry).await;
                     if !finish.commit {
@@ -84,7 +99,7 @@ async fn rebuild_shard(
         let bytes = source(shards, meta, reader, chunk, row, target.index, at, upto).await?;
         sums.push(crc64(&bytes));
         let request = meta.peers().new_request();
-        shards.append(chunk.0, target, epoch, at, bytes, request).await.map_err(|error| error.to_string())?;
+        shards.append(chunk.0, target, epoch, at, bytes, false, request).await.map_err(|error| error.to_string())?;
         pace(meta, began, upto - at).await;
     }
     let request = meta.peers().new_request();

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use platform::buffer::Buffer;
-use proto::meta::{Ask, AskChunks, ChunkEntry};
-use proto::rows::{ChunkRow, ShardRow};
+use proto::meta::{Ask, AskBlob, AskChunks, ChunkEntry};
+use proto::rows::{BlobRow, ChunkRow, ShardRow};
 use thiserror::Error;
-use types::ids::ChunkId;
+use types::ids::{ChunkId, Partition};
 use types::redundancy::Redundancy;
 
 use super::cache::Cache;
@@ -82,6 +82,17 @@ impl ChunkReader {
     /// The platform beneath.
     pub fn platform(&self) -> &platform::Platform {
         self.0.meta.platform()
+    }
+
+    /// Where a blob's bytes lie now; `None` if it is gone.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn blob(&self, partition: Partition, blob: u64) -> Result<Option<BlobRow>, ReadError> {
+        let ask = Ask::Blob(AskBlob { partition: u32::from(partition.0), blob });
+        let view = self.0.meta.query(ask).await?;
+        self.learn(view.chunks);
+        Ok(view.blobs.into_iter().next())
     }
 
     /// Layouts that came with an object's row.

@@ -157,6 +157,7 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::PutPart(body) => uploads::put_part(txn, env, body),
         Body::CompleteUpload(body) => uploads::complete(txn, env, body),
         Body::AbortUpload(body) => uploads::abort(txn, env, body),
+        Body::MoveExtents(body) => references::move_extents(txn, env, body),
         Body::PutAccessKey(body) => buckets::put_access_key(txn, env, body),
         Body::DeleteAccessKey(body) => buckets::delete_access_key(txn, body),
     }

@@ -4,8 +4,8 @@ use proto::chunk::ShardName;
 use proto::keys;
 use proto::meta::{
     Body, Command, CompleteUpload, Conditions, CreateBucket, CreateUpload, DeleteObject, Deleted, DiskShards,
-    FinishMove, GrantChunks, NamedPart, NewBody, Outcome, PlannedChunk, PutObject, PutPart, RegisterSession, SealChunk,
-    StartMove, refusal,
+    ExtentMove, FinishMove, GrantChunks, MoveExtents, NamedPart, NewBody, Outcome, PlannedChunk, PutObject, PutPart,
+    RegisterSession, SealChunk, StartMove, refusal,
 };
 use proto::rows::{ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, RedundancyRow, ShardRow};
 use types::ids::ChunkId;
@@ -273,4 +273,63 @@ fn unknown_shard_is_deleted_only_if_no_chunk_names_it_and_its_numbers_were_given
     assert_eq!(world.deletes(), deletes - 1);
     world.bare(drop(vec![name(gone, placement)]));
     assert_eq!(world.deletes(), deletes);
+}
+
+#[test]
+fn extents_are_moved_by_compare_and_set_and_the_empty_chunk_goes() {
+    let mut world = World::new();
+    let bucket = world.bucket();
+    let (old, new) = (world.chunk(), world.chunk());
+    for (number, key) in ["dead", "kept", "deleted meanwhile"].into_iter().enumerate() {
+        let body = extents(old, number as u64 * 100, 100);
+        assert_eq!(world.command(1, Body::PutObject(put(bucket, key, body))).refusal, refusal::NONE);
+    }
+    let keep = world.row(old).expect("chunk").shards.iter().map(|shard| shard.placement).collect();
+    world.bare(Body::SealChunk(SealChunk { chunk: old, epoch: 1, len: 300, keep, release: true }));
+    let delete =
+        |key: &str| Body::DeleteObject(DeleteObject { bucket, key: key.into(), conditions: Conditions::default() });
+    world.command(1, delete("dead"));
+    let blobs: Vec<u64> = (1..=3).collect();
+    let moved = |blob: usize, from: u64, to: u64| ExtentMove {
+        blob: blobs[blob],
+        old: ExtentRow { logical: 0, chunk: old, offset: from, len: 100 },
+        new: vec![
+            ExtentRow { logical: 0, chunk: new, offset: to, len: 60 },
+            ExtentRow { logical: 60, chunk: new, offset: to + 60, len: 40 },
+        ],
+    };
+    world.command(1, delete("deleted meanwhile"));
+    let moves = vec![moved(0, 0, 0), moved(1, 100, 100), moved(2, 200, 200)];
+    let outcome = world.command(1, Body::MoveExtents(MoveExtents { chunk: old, moves: moves.clone() }));
+    assert_eq!((outcome.refusal, outcome.number), (refusal::NONE, 1));
+    assert!(world.row(old).is_none(), "nothing is left in it");
+    assert_eq!(world.row(new).map(|row| row.live_bytes), Some(100));
+    let again = world.command(1, Body::MoveExtents(MoveExtents { chunk: old, moves }));
+    assert_eq!((again.refusal, again.number), (refusal::NONE, 0));
+    assert_eq!(world.row(new).map(|row| row.live_bytes), Some(100));
+    // The object's blob names its new place, and frees it when it is deleted.
+    world.command(1, delete("kept"));
+    assert_eq!(world.row(new).map(|row| row.live_bytes), Some(0));
+    let references = Txn::new(&world.store).scan_prefix(&[keys::table::REFERENCE], usize::MAX).expect("store is sound");
+    assert!(references.is_empty());
+}
+
+#[test]
+fn extents_are_not_moved_into_a_chunk_of_another_session_or_with_gaps() {
+    let mut world = World::new();
+    let old = world.sealed_chunk();
+    let new = world.chunk();
+    let row = ExtentRow { logical: 0, chunk: old, offset: 0, len: 100 };
+    let run = |world: &mut World, new: Vec<ExtentRow>| {
+        let moves = vec![ExtentMove { blob: 1, old: row, new }];
+        world.command(1, Body::MoveExtents(MoveExtents { chunk: old, moves })).refusal
+    };
+    let place = |logical, len| ExtentRow { logical, chunk: new, offset: 0, len };
+    assert_eq!(run(&mut world, vec![place(0, 50), place(60, 50)]), refusal::MALFORMED);
+    assert_eq!(run(&mut world, vec![place(0, 99)]), refusal::MALFORMED);
+    assert_eq!(run(&mut world, Vec::new()), refusal::MALFORMED);
+    world.session = world.bare(Body::RegisterSession(RegisterSession { name: "other".into(), nonce: 8 })).number;
+    world.sequence = 0;
+    assert_eq!(run(&mut world, vec![place(0, 100)]), refusal::CHUNK);
+    assert_eq!(world.row(old).map(|row| row.live_bytes), Some(100));
 }

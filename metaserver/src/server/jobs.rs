@@ -1,10 +1,12 @@
 //! Repairs: planned by the leader (`repairs`), leased to executors, committed here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proto::keys;
-use proto::meta::{Body, ChunkEntry, FinishMove, Job, LeaseJobRequest, StartMove, refusal};
-use proto::rows::{ChunkRow, DiskRow, disk_state};
+use proto::meta::{Body, ChunkEntry, FinishMove, Job, LeaseJobRequest, LiveExtent, StartMove, refusal};
+use proto::rows::{BlobRow, ChunkRow, DiskRow, disk_state};
+use types::ids::{BlobId, ChunkId};
 
 use super::{MetaServer, Trouble, repairs};
 use crate::apply::txn::Txn;
@@ -12,8 +14,18 @@ use crate::apply::txn::prost_free::Row;
 
 /// Chunks looked at in one round of expiry.
 const LOOK_MAX: usize = 256;
-/// Chunks looked at in one search for crowded ones.
-const SPREAD_LOOK: usize = 500;
+/// Chunks looked at in one search for crowded and mostly dead ones, and the pause between two.
+const LOOK_CHUNKS: usize = 500;
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Extents, and bytes, moved by one compaction at most.
+const COMPACT_EXTENTS: usize = 1000;
+const COMPACT_BYTES: u64 = 64 << 20;
+
+/// Work that is not urgent.
+enum Found {
+    Spread(StartMove),
+    Compact(Job),
+}
 
 impl MetaServer {
     /// Commits what the executor has done, then gives it the most urgent repair.
@@ -22,15 +34,27 @@ impl MetaServer {
         if let Some(done) = ask.done {
             self.finish(done).await?;
         }
-        let Some(start) = self.next_move()? else { return Ok(Job { chunk: None }) };
+        self.0.compacting.borrow_mut().remove(&ask.compacted);
+        let start = match self.next_move()? {
+            Some(start) => Some(start),
+            None => match self.look_for_work()? {
+                Some(Found::Spread(start)) => Some(start),
+                Some(Found::Compact(job)) => {
+                    tracing::info!(extents = job.live.len(), executor = %ask.executor, "compaction leased");
+                    return Ok(job);
+                }
+                None => None,
+            },
+        };
+        let Some(start) = start else { return Ok(Job::default()) };
         let chunk = start.chunk;
         let outcome = self.propose_own(Body::StartMove(start)).await?;
         if outcome.refusal != refusal::NONE {
-            return Ok(Job { chunk: None });
+            return Ok(Job::default());
         }
         self.0.leased.borrow_mut().insert(outcome.number, self.0.platform.clock().now());
         tracing::info!(chunk, executor = %ask.executor, "repair leased");
-        Ok(Job { chunk: outcome.chunks.into_iter().next() })
+        Ok(Job { chunk: outcome.chunks.into_iter().next(), live: Vec::new() })
     }
 
     fn next_move(&self) -> Result<Option<StartMove>, Trouble> {
@@ -52,7 +76,7 @@ impl MetaServer {
                 None => self.0.repairs.borrow_mut().failed(chunk, now),
             }
         }
-        self.next_spread(&domains)
+        Ok(None)
     }
 
     fn order_repairs(&self) -> Result<(), Trouble> {
@@ -72,31 +96,73 @@ impl MetaServer {
         Ok(())
     }
 
-    /// When nothing lacks: a shard of a crowded chunk that can be moved to a domain without one.
-    fn next_spread(&self, domains: &BTreeMap<u64, String>) -> Result<Option<StartMove>, Trouble> {
+    /// When nothing lacks: a crowded chunk that can be spread, or a mostly dead one. Looks at a
+    /// page of all chunks, at most once a second.
+    fn look_for_work(&self) -> Result<Option<Found>, Trouble> {
+        let now = self.0.platform.clock().now();
+        if now.saturating_since(self.0.looked_at.get()) < LOOK_PAUSE {
+            return Ok(None);
+        }
+        self.0.looked_at.set(now);
+        let domains = domains(&self.disks()?);
         let candidates = self.candidates(&[])?;
-        let start = keys::chunk(types::ids::ChunkId(self.0.spread_at.get().saturating_add(1)));
+        let start = keys::chunk(ChunkId(self.0.looked_upto.get().saturating_add(1)));
         let end = keys::after_prefix(&[keys::table::CHUNK]);
         let (mut looked, mut found, mut fault) = (0, None, None);
+        let mut compacting = self.0.compacting.borrow_mut();
+        compacting.retain(|_, until| *until > now);
         self.0.replica.store().scan(&start, end.as_deref(), &mut |key, value| {
             looked += 1;
-            self.0.spread_at.set(keys::last_u64(key).unwrap_or(0));
+            let chunk = keys::last_u64(key).unwrap_or(0);
+            self.0.looked_upto.set(chunk);
             match ChunkRow::from_bytes(value) {
                 Ok(row) => {
-                    let planned = repairs::plan_spread(&row, domains, &candidates);
-                    found = planned.map(|shards| StartMove { chunk: self.0.spread_at.get(), shards });
+                    if let Some(shards) = repairs::plan_spread(&row, &domains, &candidates) {
+                        found = Some((chunk, row, Some(shards)));
+                    } else if repairs::is_mostly_dead(&row) && !compacting.contains_key(&chunk) {
+                        found = Some((chunk, row, None));
+                    }
                 }
                 Err(error) => fault = Some(error),
             }
-            looked < SPREAD_LOOK && found.is_none() && fault.is_none()
+            looked < LOOK_CHUNKS && found.is_none() && fault.is_none()
         })?;
         if let Some(fault) = fault {
             return Err(fault.into());
         }
-        if looked < SPREAD_LOOK && found.is_none() {
-            self.0.spread_at.set(0);
+        if found.is_none() && looked < LOOK_CHUNKS {
+            self.0.looked_upto.set(0);
         }
-        Ok(found)
+        match found {
+            Some((chunk, _, Some(shards))) => Ok(Some(Found::Spread(StartMove { chunk, shards }))),
+            Some((chunk, row, None)) => {
+                // Whatever becomes of it, it is tried again later.
+                compacting.insert(chunk, now + self.0.times.job_lease);
+                let live = self.live_extents(chunk)?;
+                Ok(Some(Found::Compact(Job { chunk: Some(ChunkEntry { chunk, row }), live })))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// What blobs use of a chunk: as much as one job moves.
+    fn live_extents(&self, chunk: u64) -> Result<Vec<LiveExtent>, Trouble> {
+        let txn = Txn::new(self.0.replica.store());
+        let prefix = keys::references(ChunkId(chunk));
+        let (mut live, mut bytes) = (Vec::new(), 0);
+        for (key, _) in txn.scan_prefix(&prefix, COMPACT_EXTENTS)? {
+            let Some(blob) = keys::last_u64(&key) else { continue };
+            let row: Option<BlobRow> = txn.get(&keys::blob(ChunkId(chunk).partition(), BlobId(blob)))?;
+            for extent in row.iter().flat_map(|row| &row.extents) {
+                // A blob with several extents here has a reference for each: each is taken once.
+                let here = extent.chunk == chunk && keys::reference(ChunkId(chunk), extent.offset, BlobId(blob)) == key;
+                if here && bytes < COMPACT_BYTES {
+                    bytes += extent.len;
+                    live.push(LiveExtent { blob, extent: *extent });
+                }
+            }
+        }
+        Ok(live)
     }
 
     async fn finish(&self, done: FinishMove) -> Result<(), Trouble> {

@@ -81,8 +81,11 @@ struct Inner {
     /// When a pending move was leased, by move id.
     leased: RefCell<BTreeMap<u64, platform::clock::Instant>>,
     repairs: RefCell<Repairs>,
-    /// The chunk up to which crowded ones were looked for.
-    spread_at: Cell<u64>,
+    /// The chunk up to which crowded and mostly dead ones were looked for, and when.
+    looked_upto: Cell<u64>,
+    looked_at: Cell<platform::clock::Instant>,
+    /// Chunks that are being compacted, until when nobody else tries.
+    compacting: RefCell<BTreeMap<u64, platform::clock::Instant>>,
     /// How often a domain was chosen: spreads new chunks evenly.
     chosen: RefCell<BTreeMap<u64, u64>>,
     status: RefCell<Option<(platform::clock::Instant, proto::meta::StatusView)>>,
@@ -167,7 +170,9 @@ impl MetaServer {
             census: RefCell::new(Rounds::default()),
             leased: RefCell::new(BTreeMap::new()),
             repairs: RefCell::new(Repairs::default()),
-            spread_at: Cell::new(0),
+            looked_upto: Cell::new(0),
+            looked_at: Cell::new(platform::clock::Instant(0)),
+            compacting: RefCell::new(BTreeMap::new()),
             chosen: RefCell::new(BTreeMap::new()),
             status: RefCell::new(None),
             repaired: Cell::new(0),
@@ -316,12 +321,13 @@ impl MetaServer {
             return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "no such redundancy"));
         };
         let count = ask.count.clamp(1, 16);
+        let space_min = if ask.reserve { 0 } else { placement::SPACE_MIN };
         let mut chunks = Vec::new();
         for _ in 0..count {
-            let candidates = self.candidates(&ask.avoid)?;
+            let candidates = self.candidates_with(&ask.avoid, space_min)?;
             let planned = placement::plan(policy, &candidates).or_else(|| {
                 // Better on a disk that failed a moment ago than nowhere.
-                self.candidates(&[]).ok().and_then(|all| placement::plan(policy, &all))
+                self.candidates_with(&[], space_min).ok().and_then(|all| placement::plan(policy, &all))
             });
             let Some(disks) = planned else {
                 let text = format!("too few disks for {policy}: {} usable", candidates.len());

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::keys;
 use proto::meta::{Ask, ChunkEntry, DiskEntry, ListedAccessKey, ListedPart, Query, StatusView, View};
-use proto::rows::{AccessKeyRow, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state};
+use proto::rows::{
+    AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state,
+};
 use proto::service::{class, code};
 use types::ids::{BlobId, ChunkId, Partition};
 
@@ -75,6 +77,13 @@ impl MetaServer {
                     if let Some(row) = txn.get(&keys::chunk(ChunkId(chunk)))? {
                         view.chunks.push(ChunkEntry { chunk, row });
                     }
+                }
+            }
+            Some(Ask::Blob(ask)) => {
+                let partition = Partition(ask.partition as u16);
+                let body = BodyRow { blobs: vec![BlobRef { blob: ask.blob, len: 0 }] };
+                if txn.get_bytes(&keys::blob(partition, BlobId(ask.blob)))?.is_some() {
+                    add_body(&txn, partition, &body, &mut view)?;
                 }
             }
             Some(Ask::Disks(_)) => view.disks = self.disk_entries()?,

@@ -17,6 +17,8 @@ const AGE: Duration = Duration::from_secs(10);
 /// A repair that failed is tried again after this long, and after at most that long.
 const PUT_OFF_MIN: Duration = Duration::from_secs(5);
 const PUT_OFF_MAX: Duration = Duration::from_secs(60);
+/// A chunk with fewer bytes is not compacted: its shards take a slot or two.
+const COMPACT_MIN: u64 = 16 << 20;
 /// Over how long the speed of repairs is measured.
 const SPEED_OVER: Duration = Duration::from_secs(60);
 
@@ -167,6 +169,19 @@ pub(super) fn plan_spread(
     Some(vec![ShardRow { index: moved.index, disk: *target.first()?, ..ShardRow::default() }])
 }
 
+/// Whether a chunk wastes so much that its live bytes are worth moving: sealed and released for
+/// good, whole, and less than a quarter of it alive.
+pub(super) fn is_mostly_dead(row: &ChunkRow) -> bool {
+    let stored = row.sealed_len.saturating_mul(row.redundancy.policy().map_or(1, |policy| policy.needed()) as u64);
+    row.state == chunk_state::SEALED
+        && row.released
+        && row.pending_move.is_none()
+        && row.live_bytes > 0
+        && stored >= COMPACT_MIN
+        && row.live_bytes.saturating_mul(4) < stored
+        && lacking_indexes(row).is_empty()
+}
+
 fn used_domains(shards: &[&ShardRow], domains: &BTreeMap<u64, String>) -> BTreeMap<String, usize> {
     let mut used = BTreeMap::new();
     for domain in shards.iter().filter_map(|shard| domains.get(&shard.disk)) {
@@ -183,7 +198,7 @@ mod tests {
     use proto::rows::{ChunkRow, RedundancyRow, ShardRow, chunk_state};
     use types::redundancy::Redundancy;
 
-    use super::{Candidate, Instant, Repairs, plan, plan_spread};
+    use super::{Candidate, Instant, Repairs, is_mostly_dead, plan, plan_spread};
 
     const NOW: Instant = Instant(1);
 
@@ -286,5 +301,18 @@ mod tests {
         assert_eq!(planned.iter().map(|shard| (shard.index, shard.disk)).collect::<Vec<_>>(), [(0, 4)]);
         let spread = chunk(EC, &[(0, 4, false), (1, 1, false), (2, 2, false), (3, 3, false)]);
         assert_eq!(plan_spread(&spread, &domains(1..=5), &candidates(&[5])), None);
+    }
+
+    #[test]
+    fn only_whole_released_and_mostly_dead_chunks_are_compacted() {
+        let whole = [(0, 1, false), (1, 2, false), (2, 3, false), (3, 4, false)];
+        let dead = ChunkRow { sealed_len: 32 << 20, released: true, live_bytes: 15 << 20, ..chunk(EC, &whole) };
+        assert!(is_mostly_dead(&dead));
+        assert!(!is_mostly_dead(&ChunkRow { live_bytes: 17 << 20, ..dead.clone() }));
+        assert!(!is_mostly_dead(&ChunkRow { live_bytes: 0, ..dead.clone() }), "it goes by itself");
+        assert!(!is_mostly_dead(&ChunkRow { released: false, ..dead.clone() }));
+        assert!(!is_mostly_dead(&ChunkRow { sealed_len: 1 << 20, live_bytes: 1, ..dead.clone() }));
+        let shards = dead.shards[1..].to_vec();
+        assert!(!is_mostly_dead(&ChunkRow { shards, ..dead }), "it is repaired first");
     }
 }

@@ -16,16 +16,28 @@ use super::{MetaServer, Trouble};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
 
-const PERIOD: Duration = Duration::from_secs(1);
+/// Space that was freed comes back this soon; everything else is looked at in every fourth turn.
+const PERIOD: Duration = Duration::from_millis(250);
+const TURNS: u32 = 4;
 /// Shards deleted in one call.
 const DELETE_MAX: usize = 500;
 
 impl MetaServer {
     pub(super) async fn upkeep(self) {
+        let mut turn = 0;
         loop {
             self.0.platform.clock().sleep(PERIOD).await;
             if self.0.replica.stopped().is_some() {
                 return;
+            }
+            turn = (turn + 1) % TURNS;
+            if turn > 0 {
+                if self.0.replica.is_leader()
+                    && let Err(trouble) = self.delete_shards().await
+                {
+                    tracing::debug!(text = %trouble.failure().text, "shards are not deleted yet");
+                }
+                continue;
             }
             if let Ok(space) = self.0.disk.space() {
                 self.0.full.set(space.available < super::RESERVE_BYTES);
