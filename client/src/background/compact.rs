@@ -81,7 +81,7 @@ impl Compactor {
         let mut at = 0;
         while at < len {
             let step = (len - at).min(READ_MAX);
-            let bytes = self.reader.read(chunk, offset + at, step).await.map_err(|error| error.to_string())?;
+            let bytes = self.reader.read_once(chunk, offset + at, step).await.map_err(|error| error.to_string())?;
             out.extend_from_slice(&bytes);
             at += step;
         }

@@ -121,18 +121,25 @@ impl ChunkReader {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read(&self, chunk: ChunkId, offset: u64, len: u64) -> Result<Bytes, ReadError> {
-        assert!(len > 0 && len <= READ_MAX, "read out of bounds");
         if let Some(bytes) = self.0.cache.get(chunk.0, offset, len) {
             return Ok(bytes);
         }
+        let bytes = self.read_once(chunk, offset, len).await?;
+        self.0.cache.put(chunk.0, offset, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// [`ChunkReader::read`] of what nobody will read here again: past the cache.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_once(&self, chunk: ChunkId, offset: u64, len: u64) -> Result<Bytes, ReadError> {
+        assert!(len > 0 && len <= READ_MAX, "read out of bounds");
         let mut last = String::new();
         for attempt in 0..ATTEMPTS {
             let row = self.layout(chunk, attempt > 0).await?;
             match self.read_by(chunk, &row, offset, len).await {
-                Ok(bytes) => {
-                    self.0.cache.put(chunk.0, offset, bytes.clone());
-                    return Ok(bytes);
-                }
+                Ok(bytes) => return Ok(bytes),
                 Err(why) => last = why,
             }
             if attempt > 0 {
