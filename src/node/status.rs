@@ -130,6 +130,7 @@ pub fn metrics(objects: &Objects, stores: &[Store]) -> String {
             "Shards with damage that wait for their repair.",
             sum(&|store| store.damaged_count() as u64),
         ),
+        ("bixi_slots_free_bytes", "gauge", "Free slots of the data files.", sum(&Store::free_bytes)),
         (
             "bixi_scrub_rounds_total",
             "counter",

@@ -215,7 +215,7 @@ mod tests {
             assert!(append.await.expect("task").is_err());
             sim.fault(DiskFault::Healthy);
             store.checkpoint().await.expect("checkpoint");
-            assert_eq!(store.free_slots(), 1);
+            assert_eq!(store.free_bytes(), 1 << 20);
             sim.crash();
             let store = open(&sim.node()).await;
             assert_eq!(store.shard_count(), 0);

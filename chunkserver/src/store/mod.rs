@@ -163,12 +163,6 @@ impl Store {
         self.0.state.borrow().shards.len()
     }
 
-    /// Slots that could be taken without growing the file.
-    #[cfg(test)]
-    fn free_slots(&self) -> u64 {
-        self.0.state.borrow().slots.free_count()
-    }
-
     /// All shards above `after`, at most `max`, in order.
     pub fn list(&self, after: PlacementId, max: usize) -> Vec<proto::chunk::ShardName> {
         use std::ops::Bound::{Excluded, Unbounded};
@@ -184,10 +178,15 @@ impl Store {
             .collect()
     }
 
+    /// Bytes of slots that could be taken without growing the file.
+    pub fn free_bytes(&self) -> u64 {
+        self.0.state.borrow().slots.free_count() * self.0.config.slot_size
+    }
+
     /// Bytes of the file system, with free slots counted as available.
     pub fn space(&self) -> Space {
+        let free = self.free_bytes();
         let state = self.0.state.borrow();
-        let free = state.slots.free_count() * self.0.config.slot_size;
         let cap = self.0.config.capacity_bytes;
         let growth = state.space.available.saturating_sub(self.0.config.reserve_bytes);
         let growth = if cap == 0 {
