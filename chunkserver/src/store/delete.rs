@@ -71,6 +71,7 @@ impl Store {
             let mut state = self.0.state.borrow_mut();
             for placement in placements {
                 state.deleted.insert(*placement);
+                state.damaged.remove(placement);
                 if let Some(shard) = state.shards.remove(placement) {
                     state.dying.insert(*placement, Dying { shard, taken: false });
                 }
@@ -214,7 +215,7 @@ mod tests {
             assert!(append.await.expect("task").is_err());
             sim.fault(DiskFault::Healthy);
             store.checkpoint().await.expect("checkpoint");
-            assert_eq!(store.free_slots(), 1);
+            assert_eq!(store.free_bytes(), 1 << 20);
             sim.crash();
             let store = open(&sim.node()).await;
             assert_eq!(store.shard_count(), 0);

@@ -14,6 +14,8 @@ use super::{Need, Store, StoreError};
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// Bytes written ahead in one step.
 const STEP: usize = 1 << 20;
+/// With less than this available freed slots do not wait for their checkpoint, bytes.
+const SPACE_LOW: u64 = 256 << 20;
 /// Pause between two looks.
 const PERIOD: Duration = Duration::from_millis(250);
 
@@ -36,8 +38,9 @@ impl Store {
                 let state = self.0.state.borrow();
                 (state.fresh_records, state.slots.resting())
             };
-            // Freed slots come back soon; records alone may wait.
-            let due = fresh >= self.0.config.checkpoint_records || (resting > 0 && turns.is_multiple_of(8));
+            // Freed slots come back soon, at once if there are no others; records alone may wait.
+            let wanted = self.space().available < SPACE_LOW || turns.is_multiple_of(8);
+            let due = fresh >= self.0.config.checkpoint_records || (resting > 0 && wanted);
             if due && let Err(error) = self.checkpoint().await {
                 tracing::warn!(store = %self.0.id, %error, "checkpoint failed");
             }
@@ -59,6 +62,7 @@ impl Store {
             let mut state = self.0.state.borrow_mut();
             let checkpoint = Checkpoint {
                 next_slot_sequence: state.slots.next_sequence(),
+                scrubbed: self.0.scrubbed.get().0,
                 // A shard that lost its first record is empty and yet must not pass for a whole one.
                 shards: state.shards.values().filter(|shard| !shard.slots.is_empty() || shard.cut).map(entry).collect(),
             };

@@ -4,12 +4,14 @@
 //! at byte `n * slot_size`; the file's first 4 KiB are never used. A crash at any moment leaves
 //! records that were flushed, and perhaps torn ones behind them, which recovery cuts.
 
+mod census;
 pub mod config;
 mod delete;
 mod flush;
 mod maintain;
 mod read;
 mod recovery;
+mod scrub;
 pub mod shard;
 mod slots;
 mod tail;
@@ -21,6 +23,7 @@ use std::rc::Rc;
 
 use platform::Platform;
 use platform::disk::{Disk, DiskError, File, Space};
+use proto::chunk::ScrubState;
 use proto::record::BLOCK;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -82,15 +85,18 @@ pub enum StoreError {
     Disk(#[from] Rc<DiskError>),
 }
 
-/// Slots above the set capacity that fences and seals may take.
-const CONTROL_SLOTS: u64 = 8;
+/// Slots above the set capacity that compactions, and beyond them fences and seals, may take.
+const RESERVE_SLOTS: u64 = 8;
 
 /// What a slot is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
     /// Bytes of users: refused while the reserve is not free.
     Data,
-    /// Fences and seals: without them a full store could never give space back.
+    /// Bytes that are moved so that more become free: half of the reserve.
+    Compaction,
+    /// Fences and seals: without them a full store could never give space back. What is left then
+    /// serves checkpoints, the log and whoever else writes to the disk.
     Control,
 }
 
@@ -103,6 +109,8 @@ struct State {
     dying: BTreeMap<PlacementId, Dying>,
     /// Deleted since the last checkpoint.
     deleted: BTreeSet<PlacementId>,
+    /// Shards that gave a reader wrong bytes or none, until they are deleted.
+    damaged: BTreeSet<PlacementId>,
     /// Bytes the data file could still grow by, asked now and then.
     space: Space,
 }
@@ -120,6 +128,9 @@ pub(crate) struct Inner {
     failed: Cell<bool>,
     rot_found: Cell<u64>,
     checkpointing: Cell<bool>,
+    scrub: Cell<ScrubState>,
+    /// The shard that was scrubbed last, over restarts.
+    scrubbed: Cell<PlacementId>,
 }
 
 /// One store. Cheap to clone.
@@ -152,12 +163,6 @@ impl Store {
         self.0.state.borrow().shards.len()
     }
 
-    /// Slots that could be taken without growing the file.
-    #[cfg(test)]
-    fn free_slots(&self) -> u64 {
-        self.0.state.borrow().slots.free_count()
-    }
-
     /// All shards above `after`, at most `max`, in order.
     pub fn list(&self, after: PlacementId, max: usize) -> Vec<proto::chunk::ShardName> {
         use std::ops::Bound::{Excluded, Unbounded};
@@ -173,10 +178,15 @@ impl Store {
             .collect()
     }
 
+    /// Bytes of slots that could be taken without growing the file.
+    pub fn free_bytes(&self) -> u64 {
+        self.0.state.borrow().slots.free_count() * self.0.config.slot_size
+    }
+
     /// Bytes of the file system, with free slots counted as available.
     pub fn space(&self) -> Space {
+        let free = self.free_bytes();
         let state = self.0.state.borrow();
-        let free = state.slots.free_count() * self.0.config.slot_size;
         let cap = self.0.config.capacity_bytes;
         let growth = state.space.available.saturating_sub(self.0.config.reserve_bytes);
         let growth = if cap == 0 {
@@ -195,16 +205,15 @@ impl Inner {
 
     /// How many slots the file may have now for `need`.
     fn slots_max(&self, state: &State, need: Need) -> u64 {
-        let reserve = match need {
-            Need::Data => self.config.reserve_bytes,
-            // Half of it stays for checkpoints, the log and whoever else writes to the disk.
-            Need::Control => self.config.reserve_bytes / 2,
+        let (reserve, extra) = match need {
+            Need::Data => (self.config.reserve_bytes, 0),
+            Need::Compaction => (self.config.reserve_bytes / 2, RESERVE_SLOTS),
+            Need::Control => (self.config.reserve_bytes / 3, 2 * RESERVE_SLOTS),
         };
         let by_space = state.slots.count() + state.space.available.saturating_sub(reserve) / self.config.slot_size;
         if self.config.capacity_bytes == 0 {
             return by_space;
         }
-        let extra = if need == Need::Control { CONTROL_SLOTS } else { 0 };
         by_space.min((self.config.capacity_bytes / self.config.slot_size).max(1) + extra)
     }
 

@@ -9,6 +9,7 @@ use futures_util::{StreamExt, stream};
 use platform::Platform;
 use platform::disk::{Disk, DiskError, File, Open, Space};
 use proto::checkpoint::{Checkpoint, ShardEntry};
+use proto::chunk::ScrubState;
 use proto::record::{BLOCK, RecordHeader};
 use tokio::sync::Notify;
 use types::ids::{ChunkId, Epoch, PlacementId, ShardIndex, StoreId};
@@ -62,6 +63,7 @@ impl Store {
         let file_len = file.len().await.map_err(io)?;
         let recovery = Recovery { file: &file, store: id, slot_size: config.slot_size, file_len };
         let count = file_len.div_ceil(config.slot_size);
+        let scrubbed = PlacementId(checkpoint.scrubbed);
         let (shards, next_sequence) = recovery.run(checkpoint, count).await.map_err(io)?;
         let used: BTreeSet<u64> = shards.values().flat_map(|shard| shard.slots.iter().map(|(slot, _)| *slot)).collect();
         let space = disk.space().unwrap_or(Space { total: 0, available: 0 });
@@ -71,6 +73,7 @@ impl Store {
             fresh_records: 0,
             dying: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            damaged: BTreeSet::new(),
             space,
         };
         let store = Store(Rc::new(Inner {
@@ -85,6 +88,8 @@ impl Store {
             failed: Cell::new(false),
             rot_found: Cell::new(0),
             checkpointing: Cell::new(false),
+            scrub: Cell::new(ScrubState::default()),
+            scrubbed: Cell::new(scrubbed),
         }));
         // Free slots may be taken at once, so what was just found must not depend on them.
         store.checkpoint().await?;

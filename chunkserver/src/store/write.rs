@@ -59,6 +59,37 @@ impl Store {
         request: RequestId,
         deadline: Instant,
     ) -> Result<ShardState, StoreError> {
+        self.append_for(Need::Data, target, epoch, offset, payload, request, deadline).await
+    }
+
+    /// [`Store::append`] of bytes that are moved so that more become free: it may take from the
+    /// reserve.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub async fn append_from_reserve(
+        &self,
+        target: Target,
+        epoch: Epoch,
+        offset: u64,
+        payload: Bytes,
+        request: RequestId,
+        deadline: Instant,
+    ) -> Result<ShardState, StoreError> {
+        self.append_for(Need::Compaction, target, epoch, offset, payload, request, deadline).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what an append says, and what it is for")]
+    async fn append_for(
+        &self,
+        need: Need,
+        target: Target,
+        epoch: Epoch,
+        offset: u64,
+        payload: Bytes,
+        request: RequestId,
+        deadline: Instant,
+    ) -> Result<ShardState, StoreError> {
         if payload.is_empty() || payload.len() > PAYLOAD_MAX {
             return Err(StoreError::BadRequest("append of 0 or more than 1 MiB"));
         }
@@ -84,7 +115,7 @@ impl Store {
                 }
             }
         }
-        let (ticket, pieces) = self.accept(target, epoch, offset, len, checksum)?;
+        let (ticket, pieces) = self.accept(need, target, epoch, offset, len, checksum)?;
         self.0.changed.notify_waiters();
         self.write_pieces(target, epoch, RecordKind::Data, offset, &payload, &pieces, request, ticket).await?;
         self.settled(target, epoch, ticket).await?;
@@ -113,13 +144,14 @@ impl Store {
 
     fn accept(
         &self,
+        need: Need,
         target: Target,
         epoch: Epoch,
         offset: u64,
         len: u64,
         checksum: u64,
     ) -> Result<(u64, Vec<Piece>), StoreError> {
-        let pieces = self.place(target.placement, len as usize, Need::Data)?;
+        let pieces = self.place(target.placement, len as usize, need)?;
         let mut state = self.0.state.borrow_mut();
         let shard = state.shards.get_mut(&target.placement).ok_or(StoreError::NoShard)?;
         assert_eq!(shard.epoch, epoch, "accepted under another epoch");

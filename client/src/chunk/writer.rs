@@ -101,6 +101,8 @@ struct Line {
 }
 
 struct Inner {
+    /// It writes to free space.
+    reserve: bool,
     meta: MetaClient,
     shards: Shards,
     lines: RefCell<BTreeMap<(Partition, Redundancy), Rc<Line>>>,
@@ -115,7 +117,18 @@ pub struct ChunkWriter(Rc<Inner>);
 impl ChunkWriter {
     /// A writer; it grants itself chunks when the first bytes come.
     pub fn new(meta: MetaClient, shards: Shards) -> ChunkWriter {
+        ChunkWriter::taking(false, meta, shards)
+    }
+
+    /// A writer of bytes that are moved to free space: it may take from what nearly full disks
+    /// keep for that.
+    pub fn from_reserve(meta: MetaClient, shards: Shards) -> ChunkWriter {
+        ChunkWriter::taking(true, meta, shards)
+    }
+
+    fn taking(reserve: bool, meta: MetaClient, shards: Shards) -> ChunkWriter {
         ChunkWriter(Rc::new(Inner {
+            reserve,
             farewells: Farewells::new(meta.clone()),
             meta,
             shards,
@@ -233,7 +246,7 @@ impl ChunkWriter {
         let request = self.0.meta.peers().new_request();
         let calls = open.shards.iter().map(|shard| {
             let payload = payloads[shard.index as usize].clone();
-            self.0.shards.append(open.chunk, *shard, open.epoch, offset, payload, request)
+            self.0.shards.append(open.chunk, *shard, open.epoch, offset, payload, self.0.reserve, request)
         });
         let all = join_all(calls);
         tokio::select! {
@@ -327,7 +340,7 @@ impl ChunkWriter {
             let session = this.0.meta.register().await;
             let avoid = this.0.shards.disks().suspects();
             let granted = match session {
-                Ok(_) => this.0.meta.grant(line.partition, line.policy, 1, avoid).await,
+                Ok(_) => this.0.meta.grant(line.partition, line.policy, this.0.reserve, avoid).await,
                 Err(error) => Err(error),
             };
             line.grants.set(line.grants.get() + 1);

@@ -16,16 +16,30 @@ use super::{MetaServer, Trouble};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
 
-const PERIOD: Duration = Duration::from_secs(1);
+/// Space that was freed comes back this soon; everything else is looked at in every fourth turn.
+const PERIOD: Duration = Duration::from_millis(250);
+const TURNS: u32 = 4;
+/// How long a disk may take to delete shards before the others go on.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shards deleted in one call.
 const DELETE_MAX: usize = 500;
 
 impl MetaServer {
     pub(super) async fn upkeep(self) {
+        let mut turn = 0;
         loop {
             self.0.platform.clock().sleep(PERIOD).await;
             if self.0.replica.stopped().is_some() {
                 return;
+            }
+            turn = (turn + 1) % TURNS;
+            if turn > 0 {
+                if self.0.replica.is_leader()
+                    && let Err(trouble) = self.delete_shards().await
+                {
+                    tracing::debug!(text = %trouble.failure().text, "shards are not deleted yet");
+                }
+                continue;
             }
             if let Ok(space) = self.0.disk.space() {
                 self.0.full.set(space.available < super::RESERVE_BYTES);
@@ -89,6 +103,7 @@ impl MetaServer {
             if failed || gone {
                 tracing::warn!(disk = %Self::disk_name(disk), failed, "disk is declared lost, its shards are repaired elsewhere");
                 self.propose_own(Body::LoseDisk(LoseDisk { disk })).await?;
+                self.0.repairs.borrow_mut().forget_order();
             }
         }
         Ok(())
@@ -97,26 +112,28 @@ impl MetaServer {
     async fn delete_shards(&self) -> Result<(), Trouble> {
         let now = self.0.platform.clock().now();
         let disks: BTreeMap<u64, DiskRow> = self.disks()?;
-        for (disk, row) in disks {
+        let usable = |disk: u64, row: &DiskRow| {
             let alive = self.0.liveness.borrow().disk(disk, now, self.0.times.disk_silent).is_some();
-            if !alive || row.state != disk_state::IN {
-                continue;
+            alive && row.state == disk_state::IN
+        };
+        let asks = disks.iter().filter(|(disk, row)| usable(**disk, row)).map(|(disk, row)| self.delete_on(*disk, row));
+        futures_util::future::join_all(asks).await.into_iter().collect()
+    }
+
+    async fn delete_on(&self, disk: u64, row: &DiskRow) -> Result<(), Trouble> {
+        let prefix = [&[keys::table::DELETE][..], &disk.to_be_bytes()].concat();
+        let rows = Txn::new(self.0.replica.store()).scan_prefix(&prefix, DELETE_MAX)?;
+        let placements: Vec<u64> = rows.iter().filter_map(|(key, _)| keys::last_u64(key)).collect();
+        if placements.is_empty() {
+            return Ok(());
+        }
+        let request = Request::Delete(Delete { placements: placements.clone() });
+        let id = self.0.peers.new_request();
+        match self.0.peers.call(&row.address, StoreId(row.store), id, request, Bytes::new(), DELETE_TIMEOUT).await {
+            Ok(_) => {
+                self.propose_own(Body::Deleted(Deleted { disk, placements })).await?;
             }
-            let prefix = [&[keys::table::DELETE][..], &disk.to_be_bytes()].concat();
-            let rows = Txn::new(self.0.replica.store()).scan_prefix(&prefix, DELETE_MAX)?;
-            let placements: Vec<u64> = rows.iter().filter_map(|(key, _)| keys::last_u64(key)).collect();
-            if placements.is_empty() {
-                continue;
-            }
-            let request = Request::Delete(Delete { placements: placements.clone() });
-            let id = self.0.peers.new_request();
-            let timeout = Duration::from_secs(5);
-            match self.0.peers.call(&row.address, StoreId(row.store), id, request, Bytes::new(), timeout).await {
-                Ok(_) => {
-                    self.propose_own(Body::Deleted(Deleted { disk, placements })).await?;
-                }
-                Err(error) => tracing::debug!(disk, %error, "shards are not deleted yet"),
-            }
+            Err(error) => tracing::debug!(disk, %error, "shards are not deleted yet"),
         }
         Ok(())
     }
