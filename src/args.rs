@@ -24,6 +24,8 @@ pub enum Command {
     Dev(DevArgs),
     /// Show whether the cluster is safe, fast and how full
     Status(ReadArgs),
+    /// Compare what disks hold with what the metadata says; ends with 1 if they differ
+    Fsck(ReadArgs),
     /// Make, list and delete buckets
     #[command(subcommand)]
     Bucket(BucketCommand),
@@ -76,6 +78,9 @@ pub struct ServerArgs {
     /// Its private key in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Within how many days everything at rest is read once to find rot (0: not at all)
+    #[arg(long, value_name = "DAYS", env = "BIXI_SCRUB_DAYS", default_value_t = crate::node::chunks::SCRUB_DAYS)]
+    pub scrub_days: f64,
     /// Domain under which BUCKET.DOMAIN is a bucket; may be repeated
     #[arg(long, value_name = "DOMAIN")]
     pub s3_domain: Vec<String>,
@@ -372,6 +377,7 @@ mod tests {
             "bixi server a b c --s3-addr 127.0.0.1:1 --admin-addr 127.0.0.1:2 --redundancy ec:4+2",
             "bixi dev --data d --meta 3 --chunk 6 --redundancy ec:4+2",
             "bixi status --output json",
+            "bixi fsck --output json",
             "bixi bucket create b --admin-addr h:1 --credentials f",
             "bixi object cp -r a s3://b/c",
             "bixi object ls",

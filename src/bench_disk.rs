@@ -266,7 +266,7 @@ async fn calls(platform: &Platform) -> Result<Vec<Figure>, BenchDiskError> {
     let page = noise(platform, BLOCK);
     let call = async |peers: &Peers, address: &str| {
         let shard = ShardName { placement: 1, chunk: 1, index: 0 };
-        let body = Request::Append(Append { shard, epoch: 1, offset: 0 });
+        let body = Request::Append(Append { shard, epoch: 1, offset: 0, reserve: false });
         let request = peers.new_request();
         peers.call(address, StoreId(0), request, body, page.clone(), CALL_TIMEOUT).await.map(drop)
     };

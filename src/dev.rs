@@ -416,7 +416,8 @@ async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
             let listener = listen(&platform, &config.listen).await?;
             let service = ChunkService::default();
             let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
-            let store = chunks::start(&platform, &service, &home, store_config).await?;
+            let scrub = chunks::scrub_cycle(chunks::SCRUB_DAYS)?;
+            let store = chunks::start(&platform, &service, &home, store_config, scrub).await?;
             let handler: Handler = Rc::new(move |call| {
                 let service = service.clone();
                 Box::pin(async move {
@@ -480,7 +481,7 @@ async fn serve_doors(
         ready: Rc::clone(&ready),
         s3: config.listen.clone(),
         policy: stored.to_string(),
-        rot_found: Rc::new(|| 0),
+        stores: ChunkService::default(),
     };
     let gateway = s3_gateway::config::Config::default();
     let region = gateway.region.clone();

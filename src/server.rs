@@ -122,15 +122,18 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let peers = Peers::new(platform.clone(), cluster, secret.to_vec());
     let service = ChunkService::default();
     register_chunks(&peers, &service);
-    let servers = start_replicas(&platform, &peers, &homes, &founded).await?;
-    let addresses: Vec<String> = servers.iter().map(|server| local(server.replica().raft_id())).collect();
-    let meta = MetaClient::new(peers.clone(), "server", addresses);
-
     let announced = Announced::default();
     let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
-    // Recovery reads each disk; side by side they cost what the slowest does.
-    let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config));
-    for (at, opened) in futures_util::future::join_all(opening).await.into_iter().enumerate() {
+    // Recovery reads each disk; side by side, and beside the replicas' start, they cost what the
+    // slowest does.
+    let scrub = chunks::scrub_cycle(args.scrub_days)?;
+    let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config, scrub));
+    let replicas = start_replicas(&platform, &peers, &homes, &founded);
+    let (servers, opened) = futures_util::future::join(replicas, futures_util::future::join_all(opening)).await;
+    let servers = servers?;
+    let addresses: Vec<String> = servers.iter().map(|server| local(server.replica().raft_id())).collect();
+    let meta = MetaClient::new(peers.clone(), "server", addresses);
+    for (at, opened) in opened.into_iter().enumerate() {
         match opened {
             Ok(store) => announced.add(store, "server", &format!("disk-{}", at + 1), "local-chunks"),
             Err(error) if homes.len() > 1 => {
@@ -175,13 +178,8 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     gateway.tls = tls;
     let scheme = if gateway.tls.is_some() { "https" } else { "http" };
     doors::spawn_s3(&platform, s3_listener, &objects, gateway);
-    let counted = service.clone();
-    let parts = AdminParts {
-        ready: Rc::clone(&ready),
-        s3: s3.clone(),
-        policy: stored.to_string(),
-        rot_found: Rc::new(move || counted.stores().iter().map(chunkserver::store::Store::rot_found).sum()),
-    };
+    let parts =
+        AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), policy: stored.to_string(), stores: service.clone() };
     doors::spawn_admin(&platform, admin_listener, &objects, &meta, &region, parts);
     let credentials = homes[0].disk.path().join("credentials");
     greet(&format!("{scheme}://{s3}"), &admin, &root, &credentials, stored, homes.len());
@@ -301,14 +299,19 @@ async fn start_replicas(
     // All replicas live in this process, founders and those that replaced some.
     let present = homes.iter().filter_map(|home| home.identity.as_ref().map(|own| own.raft_id)).filter(|id| *id != 0);
     let contacts: BTreeMap<u64, String> = present.map(|id| (id, local(id))).collect();
-    for (at, home) in homes.iter().enumerate() {
-        let Some(raft_id) = home.identity.as_ref().map(|own| own.raft_id).filter(|id| *id != 0) else { continue };
+    let starting = homes.iter().enumerate().filter_map(|(at, home)| {
+        let raft_id = home.identity.as_ref().map(|own| own.raft_id).filter(|id| *id != 0)?;
         let own = if founders.contains_key(&raft_id) { founders.clone() } else { BTreeMap::new() };
-        match metas::start(platform, peers, home, &format!("meta-{}", at + 1), &local(raft_id), own, contacts.clone())
-            .await
-        {
+        let contacts = contacts.clone();
+        Some(async move {
+            let (name, address) = (format!("meta-{}", at + 1), local(raft_id));
+            metas::start(platform, peers, home, &name, &address, own, contacts).await
+        })
+    });
+    for started in futures_util::future::join_all(starting).await {
+        match started {
             Ok(server) => {
-                register_meta(peers, &local(raft_id), &server);
+                register_meta(peers, &local(server.replica().raft_id()), &server);
                 servers.push(server);
             }
             Err(error) => {

@@ -41,6 +41,7 @@ impl ChunkService {
                 | Request::Read(_)
                 | Request::Delete(_)
                 | Request::ListShards(_)
+                | Request::Census(_)
         );
         if !is_ours {
             return None;
@@ -69,9 +70,13 @@ async fn carry_out(store: &Store, call: Call) -> Result<Reply, StoreError> {
     Ok(match call.body {
         Request::Append(append) => {
             let (target, epoch) = (target(append.shard)?, Epoch(append.epoch));
-            Reply::of(Answer::Shard(
-                store.append(target, epoch, append.offset, call.payload, request, call.deadline).await?,
-            ))
+            let (offset, payload, deadline) = (append.offset, call.payload, call.deadline);
+            let appended = if append.reserve {
+                store.append_from_reserve(target, epoch, offset, payload, request, deadline).await
+            } else {
+                store.append(target, epoch, offset, payload, request, deadline).await
+            };
+            Reply::of(Answer::Shard(appended?))
         }
         Request::Fence(fence) => {
             Reply::of(Answer::Shard(store.fence(target(fence.shard)?, Epoch(fence.epoch), request).await?))
@@ -93,6 +98,7 @@ async fn carry_out(store: &Store, call: Call) -> Result<Reply, StoreError> {
             let more = shards.len() == LIST_MAX;
             Reply::of(Answer::ShardList(ShardList { shards, more }))
         }
+        Request::Census(ask) => Reply::of(Answer::CensusPage(store.census(ask))),
         _ => return Err(StoreError::BadRequest("not a request to a chunkserver")),
     })
 }

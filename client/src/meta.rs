@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::Platform;
 use proto::meta::{
-    Ask, Body, ChunkEntry, Command, DiskReport, FinishMove, GrantRequest, Heartbeat, Job, LeaseJobRequest, Outcome,
-    Query, RegisterSession, SealRequest, View, refusal,
+    Ask, Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, Job,
+    LeaseJobRequest, Outcome, Query, RegisterSession, SealRequest, View, refusal,
 };
 use proto::rows::RedundancyRow;
 use proto::service::{Answer, Failure, Request, class, code};
@@ -21,8 +21,14 @@ use types::redundancy::Redundancy;
 
 /// How long an operation tries before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a seal tries before it gives up.
+const SEAL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a comparison of a disk tries before it gives up.
+const CHECK_PATIENCE: Duration = Duration::from_secs(15);
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one comparison may take: it looks twice, a second apart.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Commands outstanding at once; the metaserver refuses more than 1,024.
 const OUTSTANDING_MAX: usize = 512;
 
@@ -125,8 +131,12 @@ impl MetaClient {
 
     /// Asks whoever leads, trying the replicas in turn until one answers.
     async fn ask(&self, request: RequestId, body: &Request) -> Result<Reply, MetaError> {
+        self.ask_for(request, body, PATIENCE).await
+    }
+
+    async fn ask_for(&self, request: RequestId, body: &Request, patience: Duration) -> Result<Reply, MetaError> {
         let clock = self.0.peers.platform().clock();
-        let deadline = clock.now() + PATIENCE;
+        let deadline = clock.now() + patience;
         let mut pause = Duration::from_millis(5);
         let mut last = "no replica answered".to_owned();
         let mut tried = 0;
@@ -135,8 +145,8 @@ impl MetaClient {
                 let addresses = self.0.addresses.borrow();
                 addresses[self.0.at.get() % addresses.len()].clone()
             };
-            let called =
-                self.0.peers.call(&address, StoreId(0), request, body.clone(), Bytes::new(), CALL_TIMEOUT).await;
+            let timeout = if matches!(body, Request::CheckDisk(_)) { CHECK_TIMEOUT } else { CALL_TIMEOUT };
+            let called = self.0.peers.call(&address, StoreId(0), request, body.clone(), Bytes::new(), timeout).await;
             match called {
                 Ok(reply) => return Ok(reply),
                 Err(CallError::Refused(failure)) if failure.class == class::ELSEWHERE => {
@@ -253,7 +263,8 @@ impl MetaClient {
         }
     }
 
-    /// Chunks for this session to write, with their placements.
+    /// A chunk for this session to write, with its placements; with `reserve` also on nearly full
+    /// disks, for what frees space.
     ///
     /// # Errors
     /// Too few disks, no leader in time.
@@ -261,30 +272,32 @@ impl MetaClient {
         &self,
         partition: Partition,
         policy: Redundancy,
-        count: u32,
+        reserve: bool,
         avoid: Vec<u64>,
     ) -> Result<Vec<ChunkEntry>, MetaError> {
         let ticket = self.ticket().await?;
         let ask = GrantRequest {
             redundancy: RedundancyRow::from(policy),
-            count,
+            count: 1,
             session: ticket.session,
             sequence: ticket.sequence,
             floor: self.floor().min(ticket.sequence - 1),
             partition: u32::from(partition.0),
             avoid,
+            reserve,
         };
         let reply = self.ask(self.0.peers.new_request(), &Request::Grant(ask)).await?;
         Ok(self.judged(&ticket, reply)?.chunks)
     }
 
-    /// Fences and seals a chunk; `release` = no later commit of this session names it.
+    /// Fences and seals a chunk; `release` = no later commit of this session names it. Tries for
+    /// a moment only: the caller decides when to ask again.
     ///
     /// # Errors
     /// Too few shards answer, no leader in time.
     pub async fn seal(&self, chunk: u64, release: bool) -> Result<ChunkEntry, MetaError> {
-        let ask = SealRequest { chunk, session: self.session(), release };
-        match self.ask(self.0.peers.new_request(), &Request::SealChunk(ask)).await?.answer {
+        let ask = Request::SealChunk(SealRequest { chunk, session: self.session(), release });
+        match self.ask_for(self.0.peers.new_request(), &ask, SEAL_PATIENCE).await?.answer {
             Answer::Chunks(list) => list.chunks.into_iter().next().ok_or_else(confused),
             _ => Err(confused()),
         }
@@ -309,14 +322,27 @@ impl MetaClient {
         }
     }
 
-    /// Reports the last job and asks for another.
+    /// Reports the last job (a move, or the chunk that was compacted) and asks for another.
     ///
     /// # Errors
     /// No leader in time.
-    pub async fn lease_job(&self, done: Option<FinishMove>) -> Result<Job, MetaError> {
-        let ask = Request::LeaseJob(LeaseJobRequest { executor: self.0.name.clone(), done });
+    pub async fn lease_job(&self, done: Option<FinishMove>, compacted: Option<u64>) -> Result<Job, MetaError> {
+        let compacted = compacted.unwrap_or(0);
+        let ask = Request::LeaseJob(LeaseJobRequest { executor: self.0.name.clone(), done, compacted });
         match self.ask(self.0.peers.new_request(), &ask).await?.answer {
             Answer::Job(job) => Ok(job),
+            _ => Err(confused()),
+        }
+    }
+
+    /// Has the leader compare a page of what a disk holds with what it should.
+    ///
+    /// # Errors
+    /// The disk does not answer, no leader in time.
+    pub async fn check_disk(&self, disk: u64, after: u64) -> Result<DiskChecked, MetaError> {
+        let ask = Request::CheckDisk(CheckDisk { disk, after });
+        match self.ask_for(self.0.peers.new_request(), &ask, CHECK_PATIENCE).await?.answer {
+            Answer::DiskChecked(checked) => Ok(checked),
             _ => Err(confused()),
         }
     }

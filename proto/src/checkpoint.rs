@@ -48,6 +48,9 @@ pub struct ShardEntry {
     /// Index (in `slots`, or one past them) of the slot that `tail` lies in.
     #[prost(uint32, tag = "9")]
     pub tail_slot: u32,
+    /// It takes no appends until it is fenced.
+    #[prost(bool, tag = "10")]
+    pub broken: bool,
 }
 
 /// All shards of a store.
@@ -58,6 +61,9 @@ pub struct Checkpoint {
     pub next_slot_sequence: u64,
     #[prost(message, repeated, tag = "2")]
     pub shards: Vec<ShardEntry>,
+    /// The shard that was scrubbed last: the scrub goes on behind it.
+    #[prost(uint64, tag = "3")]
+    pub scrubbed: u64,
 }
 
 impl Checkpoint {
@@ -99,7 +105,7 @@ mod tests {
 
     #[test]
     fn file_round_trips_and_damage_is_seen() {
-        let checkpoint = Checkpoint { next_slot_sequence: 9, shards: Vec::new() };
+        let checkpoint = Checkpoint { next_slot_sequence: 9, shards: Vec::new(), scrubbed: 4 };
         let bytes = checkpoint.encode_file();
         assert_eq!(Checkpoint::decode_file(&bytes), Ok(checkpoint));
         for at in 0..bytes.len() {

@@ -28,6 +28,9 @@ pub struct Append {
     /// Must equal the shard's length, bytes.
     #[prost(uint64, tag = "3")]
     pub offset: u64,
+    /// It serves to free space, and may take from what is kept for that.
+    #[prost(bool, tag = "4")]
+    pub reserve: bool,
 }
 
 /// Raises the epoch, durably, then answers the length. Creates the shard, empty, if it is absent.
@@ -111,4 +114,62 @@ pub struct ShardList {
     /// There is more.
     #[prost(bool, tag = "2")]
     pub more: bool,
+}
+
+/// Asks what a store holds of a range of chunks, which shards it has found damaged, and how far
+/// its scrub is.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Census {
+    /// Chunks above this one.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
+    /// Up to and with this one; nothing is listed if it is not above `after`.
+    #[prost(uint64, tag = "2")]
+    pub upto: u64,
+}
+
+/// A shard as a store holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct HeldShard {
+    #[prost(message, required, tag = "1")]
+    pub name: ShardName,
+    /// Durable length, bytes.
+    #[prost(uint64, tag = "2")]
+    pub len: u64,
+}
+
+/// Answer to [`Census`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CensusPage {
+    /// The shards of chunks up to `upto`, by chunk.
+    #[prost(message, repeated, tag = "1")]
+    pub shards: Vec<HeldShard>,
+    /// How far the list reaches: what was asked, or less if that would be too much.
+    #[prost(uint64, tag = "2")]
+    pub upto: u64,
+    /// Shards with bytes that failed their checksum or could not be read.
+    #[prost(message, repeated, tag = "3")]
+    pub damaged: Vec<ShardName>,
+    #[prost(message, required, tag = "4")]
+    pub scrub: ScrubState,
+}
+
+/// How far the reading of everything at rest is.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct ScrubState {
+    /// Time for all of it, seconds; 0 = it does not run.
+    #[prost(uint64, tag = "1")]
+    pub cycle_s: u64,
+    /// Bytes of this round read so far.
+    #[prost(uint64, tag = "2")]
+    pub done_bytes: u64,
+    /// Bytes of this round.
+    #[prost(uint64, tag = "3")]
+    pub total_bytes: u64,
+    /// Bytes a second aimed at.
+    #[prost(uint64, tag = "4")]
+    pub rate_bytes: u64,
+    /// Rounds finished since the process started.
+    #[prost(uint64, tag = "5")]
+    pub rounds: u64,
 }

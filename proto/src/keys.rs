@@ -207,6 +207,11 @@ pub fn reference(chunk: ChunkId, offset: u64, blob: BlobId) -> Vec<u8> {
     Key::table(table::REFERENCE).u64(chunk.0).u64(offset).u64(blob.0).0
 }
 
+/// All references to a chunk.
+pub fn references(chunk: ChunkId) -> Vec<u8> {
+    Key::table(table::REFERENCE).u64(chunk.0).0
+}
+
 pub fn access_key(access_key: &str) -> Vec<u8> {
     Key::table(table::ACCESS_KEY).bytes(access_key.as_bytes()).0
 }

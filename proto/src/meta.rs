@@ -3,6 +3,7 @@
 use prost::bytes::Bytes;
 use prost::{Message, Oneof};
 
+use crate::chunk::{ScrubState, ShardName};
 use crate::rows::{
     AccessKeyRow, BlobRow, BucketRow, ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, ObjectRow, PartRow,
     RedundancyRow, ShardRow, UploadRow,
@@ -28,7 +29,7 @@ pub struct Command {
     #[prost(uint64, tag = "5")]
     pub now_ms: u64,
     /// What to do.
-    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,30,31,32,33,34,35,36,37,40,41")]
+    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,30,31,32,33,34,35,36,37,38,40,41")]
     pub body: Option<Body>,
 }
 
@@ -57,6 +58,10 @@ pub enum Body {
     FinishMove(FinishMove),
     #[prost(message, tag = "20")]
     Deleted(Deleted),
+    #[prost(message, tag = "21")]
+    MarkBad(DiskShards),
+    #[prost(message, tag = "22")]
+    DropUnknown(DiskShards),
     #[prost(message, tag = "30")]
     CreateBucket(CreateBucket),
     #[prost(message, tag = "31")]
@@ -73,6 +78,8 @@ pub enum Body {
     CompleteUpload(CompleteUpload),
     #[prost(message, tag = "37")]
     AbortUpload(AbortUpload),
+    #[prost(message, tag = "38")]
+    MoveExtents(MoveExtents),
     #[prost(message, tag = "40")]
     PutAccessKey(PutAccessKey),
     #[prost(message, tag = "41")]
@@ -181,6 +188,16 @@ pub struct Deleted {
     pub disk: u64,
     #[prost(uint64, repeated, tag = "2")]
     pub placements: Vec<u64>,
+}
+
+/// Shards of one disk. Marked bad, they are replaced; dropped as unknown, they are deleted if no
+/// chunk names them.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DiskShards {
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub shards: Vec<ShardName>,
 }
 
 /// Makes a bucket.
@@ -322,6 +339,29 @@ pub struct AbortUpload {
     pub upload: u64,
 }
 
+/// Points blobs at copies of their bytes, so that a mostly dead chunk can go.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct MoveExtents {
+    /// The chunk that is left.
+    #[prost(uint64, tag = "1")]
+    pub chunk: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub moves: Vec<ExtentMove>,
+}
+
+/// One extent and where its bytes are now as well. Skipped if the blob has the extent no more.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ExtentMove {
+    #[prost(uint64, tag = "1")]
+    pub blob: u64,
+    /// The extent as the blob has it.
+    #[prost(message, required, tag = "2")]
+    pub old: ExtentRow,
+    /// What stands in its place: the same logical bytes, in order, without gaps.
+    #[prost(message, repeated, tag = "3")]
+    pub new: Vec<ExtentRow>,
+}
+
 /// Stores an access key.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct PutAccessKey {
@@ -409,7 +449,7 @@ pub struct ChunkEntry {
 /// A linearizable read.
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
-    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12")]
+    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13")]
     pub ask: Option<Ask>,
 }
 
@@ -440,6 +480,8 @@ pub enum Ask {
     Status(AskAll),
     #[prost(message, tag = "12")]
     Cluster(AskAll),
+    #[prost(message, tag = "13")]
+    Blob(AskBlob),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -514,6 +556,14 @@ pub struct AskAccessKey {
 pub struct AskChunks {
     #[prost(uint64, repeated, tag = "1")]
     pub chunks: Vec<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AskBlob {
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    #[prost(uint64, tag = "2")]
+    pub blob: u64,
 }
 
 /// The answer to a [`Query`]; only the fields of the question are filled.
@@ -614,6 +664,12 @@ pub struct DiskEntry {
     pub available_bytes: u64,
     #[prost(bool, tag = "6")]
     pub failed: bool,
+    /// Its scrub, as last heard.
+    #[prost(message, required, tag = "7")]
+    pub scrub: ScrubState,
+    /// Shards there that no chunk names.
+    #[prost(uint64, tag = "8")]
+    pub unknown_shards: u64,
 }
 
 /// Counts for `bixi status`.
@@ -645,6 +701,19 @@ pub struct StatusView {
     pub survives: u32,
     #[prost(uint64, tag = "12")]
     pub live_bytes: u64,
+    /// Chunks that still lack a shard and can be repaired, and bytes to be written for that.
+    #[prost(uint64, tag = "13")]
+    pub repair_chunks: u64,
+    #[prost(uint64, tag = "14")]
+    pub repair_bytes: u64,
+    /// Speed over the last minute, and seconds left at it; 0 = unknown.
+    #[prost(uint64, tag = "15")]
+    pub repair_bytes_per_s: u64,
+    #[prost(uint64, tag = "16")]
+    pub repair_eta_s: u64,
+    /// Shards that are damaged or gone and not replaced yet.
+    #[prost(uint64, tag = "17")]
+    pub bad_shards: u64,
 }
 
 /// A disk or session says it lives.
@@ -701,6 +770,9 @@ pub struct GrantRequest {
     /// Disks the writer has just failed on.
     #[prost(uint64, repeated, tag = "7")]
     pub avoid: Vec<u64>,
+    /// For what frees space: nearly full disks are taken too.
+    #[prost(bool, tag = "8")]
+    pub reserve: bool,
 }
 
 /// Chunks with their layouts.
@@ -730,14 +802,30 @@ pub struct LeaseJobRequest {
     /// The move last worked on: finished well or not.
     #[prost(message, optional, tag = "2")]
     pub done: Option<FinishMove>,
+    /// The chunk whose live extents were moved last, 0 = none.
+    #[prost(uint64, tag = "3")]
+    pub compacted: u64,
 }
 
-/// A repair: build `shards` of the chunk from the others.
+/// What an executor is to do. With a pending move in the row: build its shards from the others.
+/// With extents: store their bytes elsewhere and have them moved.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Job {
     /// None = nothing to do.
     #[prost(message, optional, tag = "1")]
     pub chunk: Option<ChunkEntry>,
+    /// What is alive of a chunk that is mostly dead.
+    #[prost(message, repeated, tag = "2")]
+    pub live: Vec<LiveExtent>,
+}
+
+/// An extent and whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct LiveExtent {
+    #[prost(uint64, tag = "1")]
+    pub blob: u64,
+    #[prost(message, required, tag = "2")]
+    pub extent: ExtentRow,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -778,4 +866,56 @@ pub struct SnapshotPage {
     /// Which page, from 0.
     #[prost(uint64, tag = "2")]
     pub page: u64,
+}
+
+/// Asks the leader to compare a page of what a disk holds with what it should hold.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct CheckDisk {
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+    /// Chunks above this one.
+    #[prost(uint64, tag = "2")]
+    pub after: u64,
+}
+
+/// Answer to [`CheckDisk`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DiskChecked {
+    #[prost(message, repeated, tag = "1")]
+    pub differences: Vec<Difference>,
+    /// Where the next page begins; `u64::MAX` = there is none.
+    #[prost(uint64, tag = "2")]
+    pub upto: u64,
+    /// Shards that the page's chunks should have there.
+    #[prost(uint64, tag = "3")]
+    pub expected: u64,
+}
+
+/// Values of [`Difference::kind`].
+pub mod difference {
+    /// A chunk names the shard, the disk does not hold it.
+    pub const MISSING: u32 = 1;
+    /// The disk holds less of it than was acknowledged.
+    pub const SHORT: u32 = 2;
+    /// No chunk names it: left over from what was deleted.
+    pub const UNKNOWN: u32 = 3;
+    /// Its numbers were never given out here.
+    pub const ALIEN: u32 = 4;
+    /// Its bytes failed their checksum or could not be read.
+    pub const DAMAGED: u32 = 5;
+}
+
+/// A shard that is not on its disk as the metadata says.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Difference {
+    #[prost(message, required, tag = "1")]
+    pub shard: ShardName,
+    /// See [`difference`].
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    /// Bytes there are, and bytes there should be (short shards).
+    #[prost(uint64, tag = "3")]
+    pub have: u64,
+    #[prost(uint64, tag = "4")]
+    pub want: u64,
 }

@@ -152,6 +152,20 @@ impl RecordHeader {
     /// # Errors
     /// `CodecError`, never a panic, for any bytes.
     pub fn decode(block: &[u8], store: StoreId) -> Result<RecordHeader, CodecError> {
+        let header = RecordHeader::decode_name(block, store)?;
+        let table_end = HEADER_LEN + 8 * blocks(header.payload_len as usize);
+        if u64_at(block, 80) != crc64(&block[HEADER_LEN..table_end]) {
+            return Err(CodecError::Checksum { what: WHAT });
+        }
+        Ok(header)
+    }
+
+    /// [`RecordHeader::decode`] of a block whose checksum table may be damaged: which record it
+    /// was meant to be.
+    ///
+    /// # Errors
+    /// `CodecError`, never a panic, for any bytes.
+    pub fn decode_name(block: &[u8], store: StoreId) -> Result<RecordHeader, CodecError> {
         if block.len() < BLOCK {
             return Err(CodecError::Short { what: WHAT, have: block.len(), need: BLOCK });
         }
@@ -174,10 +188,6 @@ impl RecordHeader {
         let payload_len = u32_at(block, 40);
         if payload_len as usize > PAYLOAD_MAX {
             return Err(CodecError::Bounds { what: WHAT, field: "payload_len", value: u64::from(payload_len) });
-        }
-        let table_end = HEADER_LEN + 8 * blocks(payload_len as usize);
-        if u64_at(block, 80) != crc64(&block[HEADER_LEN..table_end]) {
-            return Err(CodecError::Checksum { what: WHAT });
         }
         let flags = u32_at(block, 44);
         if (flags & FLAG_INLINE != 0) != is_inline(payload_len as usize) {

@@ -76,11 +76,13 @@ impl Request {
         match self {
             // Only a metaserver fences and deletes: it alone decides when a right to write moves
             // and when a placement dies.
-            Request::Fence(_) | Request::Delete(_) | Request::ListShards(_) => Roles::META,
+            Request::Fence(_) | Request::Delete(_) | Request::ListShards(_) | Request::Census(_) => Roles::META,
             Request::Append(_) | Request::Read(_) => readers_and_writers,
             // A repair seals the shard it has rebuilt.
             Request::Seal(_) => Roles::META.and(Roles::CHUNK),
             Request::Propose(_) | Request::Query(_) | Request::Grant(_) | Request::SealChunk(_) => readers_and_writers,
+            // `bixi fsck` asks through a door.
+            Request::CheckDisk(_) => Roles::GATEWAY,
             // A door keeps its session alive by it.
             Request::Heartbeat(_) => readers_and_writers,
             Request::LeaseJob(_) => Roles::CHUNK,
@@ -97,13 +99,15 @@ impl Request {
             | Request::Seal(_)
             | Request::Read(_)
             | Request::Delete(_)
-            | Request::ListShards(_) => Roles::CHUNK,
+            | Request::ListShards(_)
+            | Request::Census(_) => Roles::CHUNK,
             Request::Propose(_)
             | Request::Query(_)
             | Request::Heartbeat(_)
             | Request::Grant(_)
             | Request::SealChunk(_)
             | Request::LeaseJob(_)
+            | Request::CheckDisk(_)
             | Request::Raft(_)
             | Request::MetaState(_)
             | Request::JoinReplica(_)
@@ -120,12 +124,14 @@ impl Request {
             Request::Read(_) => "read",
             Request::Delete(_) => "delete",
             Request::ListShards(_) => "list-shards",
+            Request::Census(_) => "census",
             Request::Propose(_) => "propose",
             Request::Query(_) => "query",
             Request::Heartbeat(_) => "heartbeat",
             Request::Grant(_) => "grant",
             Request::SealChunk(_) => "seal-chunk",
             Request::LeaseJob(_) => "lease-job",
+            Request::CheckDisk(_) => "check-disk",
             Request::Raft(_) => "raft",
             Request::MetaState(_) => "meta-state",
             Request::JoinReplica(_) => "join-replica",

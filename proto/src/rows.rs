@@ -47,6 +47,9 @@ pub struct ShardRow {
     /// DiskId.
     #[prost(uint64, tag = "3")]
     pub disk: u64,
+    /// Some of its bytes are damaged or missing: it is read last, and replaced.
+    #[prost(bool, tag = "4")]
+    pub bad: bool,
 }
 
 /// A move that is under way: shards that will replace those of the same index at its commit.

@@ -23,6 +23,8 @@ pub enum Request {
     Delete(chunk::Delete),
     #[prost(message, tag = "6")]
     ListShards(chunk::ListShards),
+    #[prost(message, tag = "7")]
+    Census(chunk::Census),
     /// To the metaserver's leader: a command for the log.
     #[prost(message, tag = "20")]
     Propose(meta::Command),
@@ -50,6 +52,9 @@ pub enum Request {
     /// To the leader: let a new replica in.
     #[prost(message, tag = "32")]
     JoinReplica(meta::JoinReplica),
+    /// To the leader: compare what a disk holds with what it should.
+    #[prost(message, tag = "26")]
+    CheckDisk(meta::CheckDisk),
     /// Between replicas: a page of a snapshot that was offered.
     #[prost(message, tag = "33")]
     SnapshotPage(meta::SnapshotPage),
@@ -69,6 +74,8 @@ pub enum Answer {
     Done(Done),
     #[prost(message, tag = "5")]
     ShardList(chunk::ShardList),
+    #[prost(message, tag = "6")]
+    CensusPage(chunk::CensusPage),
     #[prost(message, tag = "20")]
     Outcome(meta::Outcome),
     #[prost(message, tag = "21")]
@@ -81,6 +88,8 @@ pub enum Answer {
     Job(meta::Job),
     #[prost(message, tag = "25")]
     MetaState(meta::MetaState),
+    #[prost(message, tag = "26")]
+    DiskChecked(meta::DiskChecked),
 }
 
 /// Nothing more to say.
@@ -160,7 +169,7 @@ impl Failure {
 #[derive(Clone, PartialEq, Message)]
 pub struct RequestMessage {
     /// What is asked; absent = unknown to this build.
-    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,20,21,22,23,24,25,30,31,32,33")]
+    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,30,31,32,33")]
     pub body: Option<Request>,
 }
 
@@ -168,6 +177,6 @@ pub struct RequestMessage {
 #[derive(Clone, PartialEq, Message)]
 pub struct AnswerMessage {
     /// What is answered.
-    #[prost(oneof = "Answer", tags = "1,2,3,4,5,20,21,22,23,24,25")]
+    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,20,21,22,23,24,25,26")]
     pub body: Option<Answer>,
 }

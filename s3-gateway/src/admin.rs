@@ -5,6 +5,7 @@
 //! GET  /health/ready     200 or 503             GET    /v1/keys        access keys, root only
 //! GET  /metrics          Prometheus text        POST   /v1/keys        {"user":..} -> a new key, root only
 //!                                               DELETE /v1/keys/KEY    root only
+//!                                               POST   /v1/fsck        {"disk":..,"after":..}, root only
 //! ```
 //!
 //! Leaves to others: what status, readiness and metrics say ([`AdminHooks`]). Invariants: secrets
@@ -49,6 +50,8 @@ pub struct AdminHooks {
     pub ready: Rc<dyn Fn() -> bool>,
     /// The tree of `bixi status`.
     pub status: Rc<dyn Fn() -> LocalBoxFuture<'static, Result<Value, String>>>,
+    /// A page of the comparison of a disk (first number) with the metadata, from a chunk on.
+    pub fsck: Rc<dyn Fn(u64, u64) -> LocalBoxFuture<'static, Result<Value, String>>>,
     /// Prometheus text.
     pub metrics: Rc<dyn Fn() -> String>,
 }
@@ -159,7 +162,7 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
     let who = admin.verifier.authenticate(&parts, now_ms, async |key| admin.objects.access_key(key).await).await?;
     let body = read_body(admin, incoming, &who).await?;
     let root_only = || {
-        let refusal = refusal(StatusCode::FORBIDDEN, "AccessDenied", "only the root user may manage keys");
+        let refusal = refusal(StatusCode::FORBIDDEN, "AccessDenied", "only the root user may do this");
         if who.identity.is_root { Ok(()) } else { Err(refusal) }
     };
     let path = parts.uri.path();
@@ -168,6 +171,20 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
             Ok(status) => Ok(json_answer(StatusCode::OK, &status)),
             Err(why) => Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", &why)),
         },
+        (&Method::POST, "/v1/fsck") => {
+            root_only()?;
+            let asked: DiskPage = serde_json::from_slice(&body).map_err(|error| {
+                refusal(
+                    StatusCode::BAD_REQUEST,
+                    "InvalidRequest",
+                    &format!("not {{\"disk\":..,\"after\":..}}: {error}"),
+                )
+            })?;
+            match (admin.hooks.fsck)(asked.disk, asked.after).await {
+                Ok(page) => Ok(json_answer(StatusCode::OK, &page)),
+                Err(why) => Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", &why)),
+            }
+        }
         (&Method::GET, "/v1/keys") => {
             root_only()?;
             list_keys(admin).await
@@ -212,6 +229,13 @@ async fn list_keys(admin: &Admin) -> Result<Answer, Refusal> {
         })
         .collect();
     Ok(json_answer(StatusCode::OK, &json!({ "keys": rows })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiskPage {
+    disk: u64,
+    after: u64,
 }
 
 #[derive(Deserialize)]

@@ -14,6 +14,7 @@ pub mod credentials;
 pub mod session;
 
 pub mod bucket;
+pub mod fsck;
 pub mod key;
 pub mod status;
 
@@ -71,6 +72,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args),
         Command::Node(args) => dev::run_node(args),
         Command::Status(args) => with_platform(|platform| status::run(platform, args)),
+        Command::Fsck(args) => with_platform(|platform| fsck::run(platform, args)),
         Command::Bucket(command) => with_platform(|platform| bucket::run(platform, command)),
         Command::Object(command) => with_platform(|platform| object::run(platform, command)),
         Command::Key(command) => with_platform(|platform| key::run(platform, command)),

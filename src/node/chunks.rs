@@ -18,6 +18,9 @@ use super::identity::Home;
 /// A heartbeat is due this often.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Days of a scrub unless somebody says otherwise.
+pub const SCRUB_DAYS: f64 = 14.0;
+
 /// A store and the number the metaserver knows its disk by (0 = not registered yet).
 pub struct Member {
     /// The store.
@@ -31,7 +34,7 @@ pub struct Member {
 #[derive(Clone, Default)]
 pub struct Announced(Rc<RefCell<Vec<Member>>>);
 
-/// Opens the store of a directory and serves it.
+/// Opens the store of a directory and serves it; everything in it is read once within `scrub`.
 ///
 /// # Errors
 /// The disk.
@@ -40,6 +43,7 @@ pub async fn start(
     service: &ChunkService,
     home: &Home,
     config: StoreConfig,
+    scrub: Option<Duration>,
 ) -> Result<Store, NodeError> {
     let Some(identity) = &home.identity else { return Err(NodeError::new("directory without identity")) };
     let store = Store::open(platform.clone(), home.disk.clone(), identity.store, config)
@@ -47,7 +51,20 @@ pub async fn start(
         .map_err(|error| NodeError::new(format!("store in {}: {error}", home.disk.path().display())))?;
     service.add(store.clone());
     platform.tasks().spawn(store.clone().maintain());
+    if let Some(cycle) = scrub {
+        platform.tasks().spawn(store.clone().scrub(cycle));
+    }
     Ok(store)
+}
+
+/// The time of a scrub; none if it is not wanted.
+///
+/// # Errors
+/// No number of days.
+pub fn scrub_cycle(days: f64) -> Result<Option<Duration>, NodeError> {
+    let cycle = Duration::try_from_secs_f64(days * 86_400.0)
+        .map_err(|_| NodeError { text: format!("--scrub-days {days} is no number of days"), exit: 2 })?;
+    Ok((!cycle.is_zero()).then_some(cycle))
 }
 
 impl Announced {
@@ -78,8 +95,10 @@ impl Announced {
                 .map(|(at, member)| (at, member.row.clone()))
                 .collect()
         };
-        for (at, row) in wanted {
-            match meta.bare_command(Body::RegisterDisk(row)).await {
+        let asks =
+            wanted.into_iter().map(|(at, row)| async move { (at, meta.bare_command(Body::RegisterDisk(row)).await) });
+        for (at, registered) in futures_util::future::join_all(asks).await {
+            match registered {
                 Ok(outcome) => self.0.borrow_mut()[at].disk = outcome.number,
                 Err(MetaError::Refused { code: proto::meta::refusal::DISK, text, .. }) => {
                     tracing::error!(store = at + 1, %text, "this disk is not taken, the others serve on");

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use chunkserver::service::ChunkService;
 use client::background;
 use client::chunk::reader::ChunkReader;
 use client::chunk::shards::Shards;
@@ -78,8 +79,8 @@ pub struct AdminParts {
     pub s3: String,
     /// Redundancy, for people.
     pub policy: String,
-    /// Damaged blocks found by this process's stores.
-    pub rot_found: Rc<dyn Fn() -> u64>,
+    /// The stores of this process.
+    pub stores: ChunkService,
 }
 
 /// Serves the admin API as a task.
@@ -94,14 +95,18 @@ pub fn spawn_admin(
     let ready = Rc::clone(&parts.ready);
     let (meta, s3, policy) = (meta.clone(), parts.s3, parts.policy);
     let metrics_objects = objects.clone();
-    let rot_found = parts.rot_found;
+    let (checks, stores) = (meta.clone(), parts.stores);
     let hooks = AdminHooks {
         ready: Rc::new(move || ready.get()),
         status: Rc::new(move || {
             let (meta, s3, policy) = (meta.clone(), s3.clone(), policy.clone());
             Box::pin(async move { status::tree(&meta, &s3, &policy).await })
         }),
-        metrics: Rc::new(move || status::metrics(&metrics_objects, rot_found(), "")),
+        fsck: Rc::new(move |disk, after| {
+            let meta = checks.clone();
+            Box::pin(async move { status::disk_page(&meta, disk, after).await })
+        }),
+        metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores())),
     };
     let (inner, objects, region) = (platform.clone(), objects.clone(), region.to_owned());
     platform.tasks().spawn(async move {

@@ -29,7 +29,10 @@ pub async fn start(
 ) -> Result<MetaServer, NodeError> {
     let Some(identity) = &home.identity else { return Err(NodeError::new("directory without identity")) };
     let path = home.disk.path().to_owned();
-    let opened = RocksStore::open(&path).map_err(|error| NodeError::new(format!("{}: {error}", path.display())))?;
+    // It blocks while it reads; replicas and stores start side by side.
+    let state_dir = path.clone();
+    let opened = platform.lane().run(move || RocksStore::open(&state_dir)).await;
+    let opened = opened.map_err(|error| NodeError::new(format!("{}: {error}", path.display())))?;
     let config = ReplicaConfig {
         raft_id: identity.raft_id,
         address: address.to_owned(),

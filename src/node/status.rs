@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+use chunkserver::store::Store;
 use client::meta::MetaClient;
 use client::object::Objects;
-use proto::meta::{Ask, AskAll};
+use proto::meta::{Ask, AskAll, difference};
 use serde_json::{Value, json};
+use types::ids::{ChunkId, PlacementId};
 
 /// The tree of `bixi status`. Numbers answer: safe? fast? full?
 ///
@@ -29,6 +31,14 @@ pub async fn tree(meta: &MetaClient, s3: &str, policy: &str) -> Result<Value, St
                 "state": if entry.row.state == 1 { "lost" } else if entry.failed { "failed" } else if entry.alive { "in" } else { "silent" },
                 "total_bytes": entry.total_bytes,
                 "available_bytes": entry.available_bytes,
+                "unknown_shards": entry.unknown_shards,
+                "scrub": {
+                    "cycle_seconds": entry.scrub.cycle_s,
+                    "rounds": entry.scrub.rounds,
+                    "done_bytes": entry.scrub.done_bytes,
+                    "total_bytes": entry.scrub.total_bytes,
+                    "bytes_per_second": entry.scrub.rate_bytes,
+                },
             })
         })
         .collect();
@@ -54,6 +64,13 @@ pub async fn tree(meta: &MetaClient, s3: &str, policy: &str) -> Result<Value, St
             "lost": status.lost,
             "survives_losses": if chunks == 0 { Value::Null } else { json!(status.survives) },
         },
+        "repair": {
+            "bad_shards": status.bad_shards,
+            "chunks_left": status.repair_chunks,
+            "bytes_left": status.repair_bytes,
+            "bytes_per_second": status.repair_bytes_per_s,
+            "eta_seconds": if status.repair_eta_s == 0 { Value::Null } else { json!(status.repair_eta_s) },
+        },
         "live_bytes": status.live_bytes,
         "total_bytes": total,
         "available_bytes": available,
@@ -61,22 +78,77 @@ pub async fn tree(meta: &MetaClient, s3: &str, policy: &str) -> Result<Value, St
     }))
 }
 
+/// A page of `bixi fsck`.
+///
+/// # Errors
+/// The disk does not answer, no leader in time.
+pub async fn disk_page(meta: &MetaClient, disk: u64, after: u64) -> Result<Value, String> {
+    let checked = meta.check_disk(disk, after).await.map_err(|error| error.to_string())?;
+    let differences: Vec<Value> = checked
+        .differences
+        .iter()
+        .map(|found| {
+            json!({
+                "kind": kind_of(found.kind),
+                "chunk": ChunkId(found.shard.chunk).to_string(),
+                "placement": PlacementId(found.shard.placement).to_string(),
+                "index": found.shard.index,
+                "have": found.have,
+                "want": found.want,
+            })
+        })
+        .collect();
+    Ok(json!({ "expected": checked.expected, "upto": checked.upto, "differences": differences }))
+}
+
+fn kind_of(kind: u32) -> &'static str {
+    match kind {
+        difference::MISSING => "missing",
+        difference::SHORT => "short",
+        difference::UNKNOWN => "unknown",
+        difference::ALIEN => "alien",
+        difference::DAMAGED => "damaged",
+        _ => "other",
+    }
+}
+
 /// Prometheus text of this process.
-pub fn metrics(objects: &Objects, rot_found: u64, extra: &str) -> String {
+pub fn metrics(objects: &Objects, stores: &[Store]) -> String {
     let (reconstructed, hedged) = objects.reader().counts();
     let (hits, misses) = objects.reader().cache_counts();
     let mut out = String::new();
+    let sum = |of: &dyn Fn(&Store) -> u64| stores.iter().map(of).sum::<u64>();
     let rows = [
-        ("bixi_reads_reconstructed_total", "Reads that needed reconstruction.", reconstructed),
-        ("bixi_reads_hedged_total", "Reads sent to a second shard.", hedged),
-        ("bixi_cache_hits_total", "Pieces served from memory.", hits),
-        ("bixi_cache_misses_total", "Pieces read from disks.", misses),
-        ("bixi_rot_found_total", "Damaged blocks found by reads.", rot_found),
+        ("bixi_reads_reconstructed_total", "counter", "Reads that needed reconstruction.", reconstructed),
+        ("bixi_reads_hedged_total", "counter", "Reads sent to a second shard.", hedged),
+        ("bixi_cache_hits_total", "counter", "Pieces served from memory.", hits),
+        ("bixi_cache_misses_total", "counter", "Pieces read from disks.", misses),
+        ("bixi_rot_found_total", "counter", "Reads of damaged bytes.", sum(&Store::rot_found)),
+        (
+            "bixi_shards_damaged",
+            "gauge",
+            "Shards with damage that wait for their repair.",
+            sum(&|store| store.damaged_count() as u64),
+        ),
+        ("bixi_slots_free_bytes", "gauge", "Free slots of the data files.", sum(&Store::free_bytes)),
+        (
+            "bixi_scrub_rounds_total",
+            "counter",
+            "Rounds over all data at rest.",
+            sum(&|store| store.scrub_state().rounds),
+        ),
+        (
+            "bixi_scrub_done_bytes",
+            "gauge",
+            "Bytes of this round read so far.",
+            sum(&|store| store.scrub_state().done_bytes),
+        ),
+        ("bixi_scrub_total_bytes", "gauge", "Bytes of this round.", sum(&|store| store.scrub_state().total_bytes)),
+        ("bixi_scrub_bytes_per_second", "gauge", "Speed aimed at.", sum(&|store| store.scrub_state().rate_bytes)),
     ];
-    for (name, help, value) in rows {
+    for (name, kind, help, value) in rows {
         // Writing to a string cannot fail.
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
     }
-    out.push_str(extra);
     out
 }

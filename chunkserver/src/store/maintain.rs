@@ -8,12 +8,14 @@ use proto::checkpoint::{Checkpoint, ShardEntry, SlotEntry};
 use proto::chunk::ShardName;
 
 use super::shard::Shard;
-use super::{Store, StoreError};
+use super::{Need, Store, StoreError};
 
 /// The file that recovery starts from.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// Bytes written ahead in one step.
 const STEP: usize = 1 << 20;
+/// With less than this available freed slots do not wait for their checkpoint, bytes.
+const SPACE_LOW: u64 = 256 << 20;
 /// Pause between two looks.
 const PERIOD: Duration = Duration::from_millis(250);
 
@@ -36,8 +38,9 @@ impl Store {
                 let state = self.0.state.borrow();
                 (state.fresh_records, state.slots.resting())
             };
-            // Freed slots come back soon; records alone may wait.
-            let due = fresh >= self.0.config.checkpoint_records || (resting > 0 && turns.is_multiple_of(8));
+            // Freed slots come back soon, at once if there are no others; records alone may wait.
+            let wanted = self.space().available < SPACE_LOW || turns.is_multiple_of(8);
+            let due = fresh >= self.0.config.checkpoint_records || (resting > 0 && wanted);
             if due && let Err(error) = self.checkpoint().await {
                 tracing::warn!(store = %self.0.id, %error, "checkpoint failed");
             }
@@ -59,7 +62,9 @@ impl Store {
             let mut state = self.0.state.borrow_mut();
             let checkpoint = Checkpoint {
                 next_slot_sequence: state.slots.next_sequence(),
-                shards: state.shards.values().filter(|shard| !shard.slots.is_empty()).map(entry).collect(),
+                scrubbed: self.0.scrubbed.get().0,
+                // A shard that lost its first record is empty and yet must not pass for a whole one.
+                shards: state.shards.values().filter(|shard| !shard.slots.is_empty() || shard.cut).map(entry).collect(),
             };
             let fresh = std::mem::take(&mut state.fresh_records);
             (checkpoint, state.slots.resting(), fresh, state.deleted.clone())
@@ -90,7 +95,7 @@ impl Store {
         let wanted = self.0.config.prewritten_slots;
         let slot = {
             let mut state = self.0.state.borrow_mut();
-            let max = self.0.slots_max(&state);
+            let max = self.0.slots_max(&state, Need::Data);
             if state.slots.free_count() >= wanted { None } else { state.slots.grow(max) }
         };
         let Some(slot) = slot else { return Ok(()) };
@@ -122,5 +127,6 @@ fn entry(shard: &Shard) -> ShardEntry {
             .collect(),
         tail: shard.durable_tail.1,
         tail_slot: shard.durable_tail.0,
+        broken: shard.broken,
     }
 }

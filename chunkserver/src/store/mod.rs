@@ -4,13 +4,17 @@
 //! at byte `n * slot_size`; the file's first 4 KiB are never used. A crash at any moment leaves
 //! records that were flushed, and perhaps torn ones behind them, which recovery cuts.
 
+mod census;
 pub mod config;
+mod delete;
 mod flush;
 mod maintain;
 mod read;
 mod recovery;
+mod scrub;
 pub mod shard;
 mod slots;
+mod tail;
 pub mod write;
 
 use std::cell::{Cell, RefCell};
@@ -19,12 +23,14 @@ use std::rc::Rc;
 
 use platform::Platform;
 use platform::disk::{Disk, DiskError, File, Space};
+use proto::chunk::ScrubState;
 use proto::record::BLOCK;
 use thiserror::Error;
 use tokio::sync::Notify;
 use types::ids::{Epoch, PlacementId, StoreId};
 
 use self::config::StoreConfig;
+use self::delete::Dying;
 use self::flush::Flusher;
 use self::shard::Shard;
 use self::slots::Slots;
@@ -79,13 +85,32 @@ pub enum StoreError {
     Disk(#[from] Rc<DiskError>),
 }
 
+/// Slots above the set capacity that compactions, and beyond them fences and seals, may take.
+const RESERVE_SLOTS: u64 = 8;
+
+/// What a slot is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Bytes of users: refused while the reserve is not free.
+    Data,
+    /// Bytes that are moved so that more become free: half of the reserve.
+    Compaction,
+    /// Fences and seals: without them a full store could never give space back. What is left then
+    /// serves checkpoints, the log and whoever else writes to the disk.
+    Control,
+}
+
 struct State {
     shards: BTreeMap<PlacementId, Shard>,
     slots: Slots,
     /// Records written since the last checkpoint.
     fresh_records: u64,
+    /// Shards that are deleted, until their tombstones are durable.
+    dying: BTreeMap<PlacementId, Dying>,
     /// Deleted since the last checkpoint.
     deleted: BTreeSet<PlacementId>,
+    /// Shards that gave a reader wrong bytes or none, until they are deleted.
+    damaged: BTreeSet<PlacementId>,
     /// Bytes the data file could still grow by, asked now and then.
     space: Space,
 }
@@ -103,6 +128,9 @@ pub(crate) struct Inner {
     failed: Cell<bool>,
     rot_found: Cell<u64>,
     checkpointing: Cell<bool>,
+    scrub: Cell<ScrubState>,
+    /// The shard that was scrubbed last, over restarts.
+    scrubbed: Cell<PlacementId>,
 }
 
 /// One store. Cheap to clone.
@@ -150,10 +178,15 @@ impl Store {
             .collect()
     }
 
+    /// Bytes of slots that could be taken without growing the file.
+    pub fn free_bytes(&self) -> u64 {
+        self.0.state.borrow().slots.free_count() * self.0.config.slot_size
+    }
+
     /// Bytes of the file system, with free slots counted as available.
     pub fn space(&self) -> Space {
+        let free = self.free_bytes();
         let state = self.0.state.borrow();
-        let free = state.slots.free_count() * self.0.config.slot_size;
         let cap = self.0.config.capacity_bytes;
         let growth = state.space.available.saturating_sub(self.0.config.reserve_bytes);
         let growth = if cap == 0 {
@@ -170,15 +203,18 @@ impl Inner {
         (slot * self.config.slot_size).max(BLOCK as u64)
     }
 
-    /// How many slots the file may have now.
-    fn slots_max(&self, state: &State) -> u64 {
-        let by_space = state.slots.count()
-            + state.space.available.saturating_sub(self.config.reserve_bytes) / self.config.slot_size;
+    /// How many slots the file may have now for `need`.
+    fn slots_max(&self, state: &State, need: Need) -> u64 {
+        let (reserve, extra) = match need {
+            Need::Data => (self.config.reserve_bytes, 0),
+            Need::Compaction => (self.config.reserve_bytes / 2, RESERVE_SLOTS),
+            Need::Control => (self.config.reserve_bytes / 3, 2 * RESERVE_SLOTS),
+        };
+        let by_space = state.slots.count() + state.space.available.saturating_sub(reserve) / self.config.slot_size;
         if self.config.capacity_bytes == 0 {
-            by_space
-        } else {
-            by_space.min((self.config.capacity_bytes / self.config.slot_size).max(1))
+            return by_space;
         }
+        by_space.min((self.config.capacity_bytes / self.config.slot_size).max(1) + extra)
     }
 
     fn fail(&self, error: &DiskError) {

@@ -16,11 +16,35 @@ pub const READ_MAX: usize = 1 << 20;
 const GAP_MAX: usize = 64 << 10;
 
 impl Store {
-    /// Reads `len` bytes at `offset`, all durable, all verified.
+    /// Reads `len` bytes at `offset`, all durable, all verified. A shard that gives other bytes or
+    /// none is noted as damaged, so that it is repaired.
     ///
     /// # Errors
     /// `Beyond`, `NoShard`, `Rot` (nothing wrong is ever returned), `Disk`.
     pub async fn read(&self, target: Target, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        let read = self.read_verified(target, offset, len).await;
+        match &read {
+            Err(StoreError::Rot { offset }) => self.note_damage(target, *offset)?,
+            Err(StoreError::Disk(_)) => self.note_damage(target, offset)?,
+            _ => {}
+        }
+        read
+    }
+
+    /// # Errors
+    /// `NoShard` if it was deleted under the read: its slots may hold another one's bytes.
+    fn note_damage(&self, target: Target, offset: u64) -> Result<(), StoreError> {
+        let mut state = self.0.state.borrow_mut();
+        if !state.shards.contains_key(&target.placement) {
+            return Err(StoreError::NoShard);
+        }
+        self.0.rot_found.set(self.0.rot_found.get() + 1);
+        tracing::warn!(store = %self.0.id, placement = %target.placement, chunk = %target.chunk, offset, "damaged bytes found");
+        state.damaged.insert(target.placement);
+        Ok(())
+    }
+
+    async fn read_verified(&self, target: Target, offset: u64, len: usize) -> Result<Bytes, StoreError> {
         if len == 0 || len > READ_MAX {
             return Err(StoreError::BadRequest("read of 0 or more than 1 MiB"));
         }
@@ -54,7 +78,7 @@ impl Store {
             at = upto;
         }
         if at < end {
-            return Err(self.rot(target, at));
+            return Err(StoreError::Rot { offset: at });
         }
         Ok(out.freeze())
     }
@@ -69,25 +93,18 @@ impl Store {
             self.check_header(target, record, &block)?;
             let begin = payload_start(payload_len);
             let bytes = block.freeze();
-            return self.checked(
-                target,
-                record,
-                &bytes[..BLOCK],
-                0,
-                bytes.slice(begin..begin + payload_len),
-                (from, to),
-            );
+            return checked(record, &bytes[..BLOCK], 0, bytes.slice(begin..begin + payload_len), (from, to));
         }
         let last = to.div_ceil(BLOCK);
         if first * BLOCK <= GAP_MAX {
             let whole = self.0.file.read_at(record.position, BLOCK + last * BLOCK).await.map_err(io)?;
             if whole.len() < BLOCK + last * BLOCK {
-                return Err(self.rot(target, start));
+                return Err(StoreError::Rot { offset: start });
             }
             let bytes = whole.freeze();
             self.check_header(target, record, &bytes[..BLOCK])?;
             let data = bytes.slice(BLOCK + first * BLOCK..BLOCK + last * BLOCK);
-            return self.checked(target, record, &bytes[..BLOCK], first, data, (from, to));
+            return checked(record, &bytes[..BLOCK], first, data, (from, to));
         }
         let data_at = record.position + (BLOCK + first * BLOCK) as u64;
         let header = self.0.file.read_at(record.position, BLOCK);
@@ -95,7 +112,7 @@ impl Store {
         let (header, data) = futures_util::future::join(header, data).await;
         let (header, data) = (header.map_err(io)?, data.map_err(io)?.freeze());
         self.check_header(target, record, &header)?;
-        self.checked(target, record, &header, first, data, (from, to))
+        checked(record, &header, first, data, (from, to))
     }
 
     fn check_header(&self, target: Target, record: RecordRef, block: &[u8]) -> Result<(), StoreError> {
@@ -107,28 +124,20 @@ impl Store {
                 && header.offset == record.offset
                 && header.payload_len == record.len
         });
-        if fits { Ok(()) } else { Err(self.rot(target, record.offset)) }
+        if fits { Ok(()) } else { Err(StoreError::Rot { offset: record.offset }) }
     }
+}
 
-    /// Checks blocks from `first` on and cuts `range` (bytes of the payload) out of them.
-    fn checked(
-        &self,
-        target: Target,
-        record: RecordRef,
-        header: &[u8],
-        first: usize,
-        data: Bytes,
-        range: (usize, usize),
-    ) -> Result<Bytes, StoreError> {
-        debug_assert!(record_len(record.len as usize) >= BLOCK);
-        verify_blocks(header, record.len as usize, first, &data)
-            .map_err(|block| self.rot(target, record.offset + (block * BLOCK) as u64))?;
-        Ok(data.slice(range.0 - first * BLOCK..range.1 - first * BLOCK))
-    }
-
-    fn rot(&self, target: Target, offset: u64) -> StoreError {
-        self.0.rot_found.set(self.0.rot_found.get() + 1);
-        tracing::warn!(store = %self.0.id, placement = %target.placement, chunk = %target.chunk, offset, "damaged bytes found");
-        StoreError::Rot { offset }
-    }
+/// Checks blocks from `first` on and cuts `range` (bytes of the payload) out of them.
+fn checked(
+    record: RecordRef,
+    header: &[u8],
+    first: usize,
+    data: Bytes,
+    range: (usize, usize),
+) -> Result<Bytes, StoreError> {
+    debug_assert!(record_len(record.len as usize) >= BLOCK);
+    verify_blocks(header, record.len as usize, first, &data)
+        .map_err(|block| StoreError::Rot { offset: record.offset + (block * BLOCK) as u64 })?;
+    Ok(data.slice(range.0 - first * BLOCK..range.1 - first * BLOCK))
 }

@@ -1,10 +1,7 @@
-//! Opening a store: checkpoint, slots taken since, and the tail of every unsealed shard.
-//!
-//! A bad record below a later record's durable mark is rot: it stays a hole that reads report and
-//! repair fills. Any other bad record ends the shard, which then says "at least this long" and
-//! takes no appends until it is fenced (ARCHITECTURE 4, rule 10; the model `torn_or_rot`).
+//! Opening a store: checkpoint, slots taken since, and (in `tail`) the tail of every unsealed shard.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -12,7 +9,8 @@ use futures_util::{StreamExt, stream};
 use platform::Platform;
 use platform::disk::{Disk, DiskError, File, Open, Space};
 use proto::checkpoint::{Checkpoint, ShardEntry};
-use proto::record::{BLOCK, RecordHeader, RecordKind, is_inline, payload_start, record_len, verify_blocks};
+use proto::chunk::ScrubState;
+use proto::record::{BLOCK, RecordHeader};
 use tokio::sync::Notify;
 use types::ids::{ChunkId, Epoch, PlacementId, ShardIndex, StoreId};
 
@@ -21,22 +19,25 @@ use super::flush::Flusher;
 use super::maintain::CHECKPOINT;
 use super::shard::{RecordRef, Shard};
 use super::slots::Slots;
-use super::{Inner, State, Store, StoreError};
+use super::{Inner, State, Store, StoreError, tail};
 
-/// Bytes read at once when headers are searched.
-const WINDOW: usize = 64 << 10;
+/// Shards whose tails are read at once.
+const SHARDS_AT_ONCE: usize = 16;
+/// First records of slots read at once.
+const SLOTS_AT_ONCE: usize = 32;
 
-struct Recovery<'a> {
-    file: &'a File,
-    store: StoreId,
-    slot_size: u64,
-    file_len: u64,
-    window: RefCell<(u64, Vec<u8>)>,
+pub(super) struct Recovery<'a> {
+    pub(super) file: &'a File,
+    pub(super) store: StoreId,
+    pub(super) slot_size: u64,
+    pub(super) file_len: u64,
 }
 
 /// What a slot's first record says.
 struct Adopted {
     slot: u64,
+    /// The record is damaged; only what it was meant to be is known.
+    torn: bool,
     header: RecordHeader,
 }
 
@@ -60,14 +61,9 @@ impl Store {
             }),
         };
         let file_len = file.len().await.map_err(io)?;
-        let recovery = Recovery {
-            file: &file,
-            store: id,
-            slot_size: config.slot_size,
-            file_len,
-            window: RefCell::new((u64::MAX, Vec::new())),
-        };
+        let recovery = Recovery { file: &file, store: id, slot_size: config.slot_size, file_len };
         let count = file_len.div_ceil(config.slot_size);
+        let scrubbed = PlacementId(checkpoint.scrubbed);
         let (shards, next_sequence) = recovery.run(checkpoint, count).await.map_err(io)?;
         let used: BTreeSet<u64> = shards.values().flat_map(|shard| shard.slots.iter().map(|(slot, _)| *slot)).collect();
         let space = disk.space().unwrap_or(Space { total: 0, available: 0 });
@@ -75,7 +71,9 @@ impl Store {
             shards,
             slots: Slots::recovered(count, &used, next_sequence),
             fresh_records: 0,
+            dying: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            damaged: BTreeSet::new(),
             space,
         };
         let store = Store(Rc::new(Inner {
@@ -90,6 +88,8 @@ impl Store {
             failed: Cell::new(false),
             rot_found: Cell::new(0),
             checkpointing: Cell::new(false),
+            scrub: Cell::new(ScrubState::default()),
+            scrubbed: Cell::new(scrubbed),
         }));
         // Free slots may be taken at once, so what was just found must not depend on them.
         store.checkpoint().await?;
@@ -104,242 +104,97 @@ impl Recovery<'_> {
         let unknown: Vec<u64> = (0..count).filter(|slot| !known.contains(slot)).collect();
         let mut adopted: BTreeMap<PlacementId, Vec<Adopted>> = BTreeMap::new();
         let mut next_sequence = checkpoint.next_slot_sequence;
-        let mut firsts = stream::iter(unknown.into_iter().map(|slot| async move {
-            let block = self.file.read_at(self.slot_start(slot), BLOCK).await?;
-            Ok::<_, DiskError>((slot, RecordHeader::decode(&block, self.store).ok()))
-        }))
-        .buffer_unordered(32);
+        let mut firsts =
+            stream::iter(unknown.into_iter().map(|slot| self.first_record(slot))).buffer_unordered(SLOTS_AT_ONCE);
         while let Some(first) = firsts.next().await {
-            let (slot, Some(header)) = first? else { continue };
-            if header.slot_sequence >= checkpoint.next_slot_sequence {
-                next_sequence = next_sequence.max(header.slot_sequence + 1);
-                adopted.entry(header.placement).or_default().push(Adopted { slot, header });
+            let Some(first) = first? else { continue };
+            if first.header.slot_sequence >= checkpoint.next_slot_sequence {
+                next_sequence = next_sequence.max(first.header.slot_sequence + 1);
+                adopted.entry(first.header.placement).or_default().push(first);
             }
         }
         drop(firsts);
-        let mut shards = BTreeMap::new();
+        let mut found = Vec::new();
         for entry in &checkpoint.shards {
             let mut shard = shard_of(entry);
             let more = adopted.remove(&shard.placement).unwrap_or_default();
-            self.adopt(&mut shard, more);
-            if self.recover(&mut shard).await? {
-                shards.insert(shard.placement, shard);
-            }
+            let gap = adopt(&mut shard, more);
+            found.push((shard, gap));
         }
         for (placement, slots) in adopted {
             let Some(first) = slots.first() else { continue };
-            let mut shard = Shard::new(first.header.chunk, placement, first.header.shard, Epoch(0));
-            self.adopt(&mut shard, slots);
-            if shard.slots.is_empty() {
-                continue;
-            }
-            if self.recover(&mut shard).await? {
-                shards.insert(placement, shard);
+            let mut shard = Shard::new(first.header.chunk, placement, first.header.shard, first.header.epoch);
+            let torn = slots.iter().any(|slot| slot.torn && slot.header.slot_index == 0);
+            let gap = adopt(&mut shard, slots);
+            // Slots of a deleted shard whose first one was used again say nothing.
+            if !shard.slots.is_empty() || torn {
+                found.push((shard, gap));
             }
         }
+        let mut shards = BTreeMap::new();
+        let mut recovering = stream::iter(found.into_iter().map(|(mut shard, gap)| async move {
+            let alive = tail::recover(self, &mut shard, gap).await?;
+            Ok::<_, DiskError>(alive.then_some(shard))
+        }))
+        .buffer_unordered(SHARDS_AT_ONCE);
+        while let Some(shard) = recovering.next().await {
+            if let Some(shard) = shard? {
+                shards.insert(shard.placement, shard);
+            }
+        }
+        drop(recovering);
         Ok((shards, next_sequence))
     }
 
-    fn slot_start(&self, slot: u64) -> u64 {
+    async fn first_record(&self, slot: u64) -> Result<Option<Adopted>, DiskError> {
+        let block = self.file.read_at(self.slot_start(slot), BLOCK).await?;
+        let adopted = match RecordHeader::decode(&block, self.store) {
+            Ok(header) => Some(Adopted { slot, torn: false, header }),
+            Err(_) => {
+                let name = RecordHeader::decode_name(&block, self.store).ok();
+                name.map(|header| Adopted { slot, torn: true, header })
+            }
+        };
+        Ok(adopted)
+    }
+
+    pub(super) fn slot_start(&self, slot: u64) -> u64 {
         (slot * self.slot_size).max(BLOCK as u64)
     }
-
-    /// Adds slots found on the disk to a shard, in order, without gaps.
-    fn adopt(&self, shard: &mut Shard, mut found: Vec<Adopted>) {
-        found.sort_by_key(|adopted| adopted.header.slot_index);
-        for adopted in found {
-            if adopted.header.slot_index as usize == shard.slots.len() {
-                shard.slots.push((adopted.slot, adopted.header.slot_sequence));
-            } else {
-                tracing::warn!(placement = %shard.placement, slot = adopted.slot, "slot of a shard without the one before it, left alone");
-            }
-        }
-    }
-
-    /// Reads the tail of a shard. `false` = it was deleted.
-    async fn recover(&self, shard: &mut Shard) -> Result<bool, DiskError> {
-        if let Some((slot, sequence)) = shard.slots.first().copied() {
-            let block = self.file.read_at(self.slot_start(slot), BLOCK).await?;
-            let header = RecordHeader::decode(&block, self.store);
-            if header.is_ok_and(|header| {
-                header.kind == RecordKind::Tombstone
-                    && header.placement == shard.placement
-                    && header.slot_sequence == sequence
-            }) {
-                return Ok(false);
-            }
-        }
-        if shard.sealed {
-            return Ok(true);
-        }
-        let mut tail = Tail { shard, len: 0, mark: 0, found: Vec::new(), bad: false, rot: 0 };
-        tail.len = tail.shard.durable_len();
-        tail.mark = tail.len;
-        let (mut index, mut position) = tail.shard.durable_tail;
-        while let Some((slot, sequence)) = tail.shard.slots.get(index as usize).copied() {
-            let start = self.slot_start(slot);
-            position = position.max(start);
-            let end = (slot + 1) * self.slot_size;
-            while position < end {
-                let block = self.block(position).await?;
-                let decoded = RecordHeader::decode(&block, self.store)
-                    .ok()
-                    .filter(|header| header.placement == tail.shard.placement && header.slot_sequence == sequence);
-                match decoded {
-                    Some(header) => {
-                        let len = record_len(header.payload_len as usize) as u64;
-                        if !tail.take(header, position) {
-                            position += BLOCK as u64;
-                            continue;
-                        }
-                        position += len;
-                        tail.shard.durable_tail = (index, position);
-                    }
-                    None => {
-                        tail.bad |= RecordHeader::resembles(&block, tail.shard.placement, sequence);
-                        position += BLOCK as u64;
-                    }
-                }
-                if tail.shard.sealed {
-                    return Ok(true);
-                }
-            }
-            index += 1;
-            position = 0;
-        }
-        self.settle(tail).await?;
-        Ok(true)
-    }
-
-    /// Checks the payload of what no later mark vouches for, and fixes the shard's length.
-    async fn settle(&self, mut tail: Tail<'_>) -> Result<(), DiskError> {
-        let mut len = tail.len;
-        for record in &tail.found {
-            let end = record.offset + u64::from(record.len);
-            if end > tail.mark && !self.payload_is_good(tail.shard, *record).await? {
-                tail.bad = true;
-                len = len.min(record.offset);
-                break;
-            }
-        }
-        tail.shard.records.extend(tail.found.iter().filter(|record| record.offset + u64::from(record.len) <= len));
-        tail.shard.set_recovered_len(len);
-        if tail.bad {
-            tracing::info!(placement = %tail.shard.placement, len, "a torn tail was cut");
-            tail.shard.cut = true;
-            tail.shard.broken = true;
-        }
-        if tail.rot > 0 {
-            tracing::warn!(placement = %tail.shard.placement, records = tail.rot, "rotten records below the durable mark");
-        }
-        // The next record goes to a fresh slot: nothing that may have been acked is overwritten.
-        tail.shard.tail = 0;
-        tail.shard.durable_tail = (tail.shard.slots.len() as u32, 0);
-        Ok(())
-    }
-
-    async fn payload_is_good(&self, shard: &Shard, record: RecordRef) -> Result<bool, DiskError> {
-        let len = record.len as usize;
-        let bytes = self.file.read_at(record.position, record_len(len)).await?;
-        if bytes.len() < record_len(len) {
-            return Ok(false);
-        }
-        let start = payload_start(len);
-        let payload = if is_inline(len) { &bytes[start..start + len] } else { &bytes[start..] };
-        debug_assert!(shard.placement.0 > 0);
-        Ok(verify_blocks(&bytes[..BLOCK], len, 0, payload).is_ok())
-    }
-
-    async fn block(&self, position: u64) -> Result<Vec<u8>, DiskError> {
-        {
-            let window = self.window.borrow();
-            if position >= window.0 && position + BLOCK as u64 <= window.0.saturating_add(window.1.len() as u64) {
-                let at = (position - window.0) as usize;
-                return Ok(window.1[at..at + BLOCK].to_vec());
-            }
-        }
-        if position >= self.file_len {
-            return Ok(vec![0; BLOCK]);
-        }
-        let bytes = self.file.read_at(position, WINDOW).await?;
-        let mut bytes = bytes.to_vec();
-        if bytes.len() < BLOCK {
-            bytes.resize(BLOCK, 0);
-        }
-        let block = bytes[..BLOCK].to_vec();
-        *self.window.borrow_mut() = (position, bytes);
-        Ok(block)
-    }
 }
 
-/// A shard's tail while it is read.
-struct Tail<'a> {
-    shard: &'a mut Shard,
-    /// Bytes found so far.
-    len: u64,
-    /// Highest durable mark seen in any record.
-    mark: u64,
-    found: Vec<RecordRef>,
-    /// A record that must have been there is bad, and nothing behind it vouches for it.
-    bad: bool,
-    rot: u64,
-}
-
-impl Tail<'_> {
-    /// Takes in a valid record; `false` if it is none of this life of the shard.
-    fn take(&mut self, header: RecordHeader, position: u64) -> bool {
-        let record = RecordRef { offset: header.offset, position, len: header.payload_len };
-        match header.kind {
-            RecordKind::Data => {
-                if header.offset < self.len {
-                    return false;
-                }
-                if header.offset > self.len {
-                    if header.durable_len <= self.len {
-                        // Written before what is missing was durable: never acked.
-                        self.bad = true;
-                        return false;
-                    }
-                    self.rot += 1;
-                }
-                self.bad = false;
-                self.mark = self.mark.max(header.durable_len);
-                self.len = header.offset + u64::from(header.payload_len);
-                self.found.push(record);
-                self.shard.epoch = self.shard.epoch.max(header.epoch);
-            }
-            RecordKind::Fence | RecordKind::Seal => {
-                if header.offset > self.len {
-                    if header.durable_len <= self.len {
-                        self.bad = true;
-                        return false;
-                    }
-                    self.rot += 1;
-                    self.len = header.offset;
-                }
-                // What lies beyond the length of a fence was cut before it.
-                self.found.retain(|record| record.offset < header.offset);
-                self.len = header.offset;
-                self.mark = self.mark.max(header.offset);
-                self.bad = false;
-                self.shard.epoch = self.shard.epoch.max(header.epoch);
-                self.shard.cut |= header.cut;
-                if header.kind == RecordKind::Seal {
-                    self.shard.records.append(&mut self.found);
-                    self.shard.set_recovered_len(header.offset);
-                    self.shard.seal_at(header.offset);
-                }
-            }
-            RecordKind::Tombstone => return false,
-        }
-        true
+/// Adds slots found on the disk to a shard, in order. Of two for one place the later counts: the
+/// earlier was abandoned when its first write failed. Behind a slot that is missing or whose first
+/// record is damaged nothing is known: `true` = the shard is cut there.
+fn adopt(shard: &mut Shard, mut found: Vec<Adopted>) -> bool {
+    if shard.sealed {
+        return false;
     }
+    found.sort_by_key(|adopted| (adopted.header.slot_index, Reverse(adopted.header.slot_sequence)));
+    let mut last_index = None;
+    for Adopted { slot, torn, header } in found {
+        let index = header.slot_index as usize;
+        if last_index.replace(index) == Some(index) {
+            continue;
+        }
+        if index < shard.slots.len() && index >= shard.slots_with_durable_records() {
+            shard.slots.truncate(index);
+        }
+        if index == shard.slots.len() && !torn {
+            shard.slots.push((slot, header.slot_sequence));
+        } else if index >= shard.slots.len() {
+            tracing::warn!(placement = %shard.placement, slot, index, "a slot of the shard is missing, it is cut there");
+            return true;
+        }
+    }
+    false
 }
 
 fn shard_of(entry: &ShardEntry) -> Shard {
     let index = ShardIndex(entry.name.index as u8);
     let mut shard = Shard::new(ChunkId(entry.name.chunk), PlacementId(entry.name.placement), index, Epoch(entry.epoch));
     shard.cut = entry.cut;
+    shard.broken = entry.broken;
     shard.slots = entry.slots.iter().map(|slot| (slot.slot, slot.sequence)).collect();
     shard.records = entry
         .records
@@ -352,4 +207,125 @@ fn shard_of(entry: &ShardEntry) -> Shard {
     shard.set_recovered_len(entry.len);
     shard.sealed = entry.sealed;
     shard
+}
+
+#[cfg(test)]
+mod tests {
+    use platform::fault::DiskFault;
+    use types::ids::{Epoch, RequestId};
+
+    use crate::store::StoreError;
+    use crate::store::tests::{append, open, pattern, simulated, target};
+
+    const SLOT: u64 = 1 << 20;
+
+    /// What a shard of three slots answers to a fence after one byte of slot 1 has rotted at a
+    /// moment when no checkpoint names it: (length, cut).
+    fn fenced_after_rot(at: u64) -> (u64, bool) {
+        simulated(move |sim| async move {
+            let platform = sim.node();
+            let store = open(&platform).await;
+            for step in 0..10 {
+                append(&platform, &store, 1, 1, step * 250_000, &pattern(step, 250_000)).await.expect("append");
+            }
+            sim.rot(SLOT + at);
+            sim.crash();
+            let platform = sim.node();
+            let store = open(&platform).await;
+            if at < 4096 {
+                let refused = append(&platform, &store, 1, 1, 2_500_000, b"x").await;
+                assert!(refused.is_err(), "a shard that was cut takes nothing before its fence");
+            }
+            let state = store.fence(target(1), Epoch(2), RequestId(1)).await.expect("fence");
+            (state.len, state.cut)
+        })
+    }
+
+    #[test]
+    fn shard_whose_middle_slot_is_missing_is_cut_there() {
+        for at in [9, 60, 128 + 5] {
+            let (len, cut) = fenced_after_rot(at);
+            assert!(cut, "rot at {at} of the slot's first block");
+            assert!(len < SLOT, "rot at {at}: {len} bytes without slot 1");
+        }
+        // Rot of a payload below a later mark cuts nothing; the read reports it.
+        assert_eq!(fenced_after_rot(4096 + 77), (2_500_000, false));
+    }
+
+    #[test]
+    fn cut_is_remembered_over_restarts_until_the_fence() {
+        simulated(|sim| async move {
+            let platform = sim.node();
+            let store = open(&platform).await;
+            append(&platform, &store, 1, 1, 0, &pattern(1, 9000)).await.expect("append");
+            // The table of the only record: its name still holds.
+            sim.rot(4096 + 128 + 3);
+            for _ in 0..3 {
+                sim.crash();
+                let platform = sim.node();
+                let store = open(&platform).await;
+                let refused = append(&platform, &store, 1, 1, 0, b"x").await;
+                assert!(matches!(refused, Err(StoreError::Broken)), "{refused:?}");
+            }
+            let store = open(&sim.node()).await;
+            let state = store.fence(target(1), Epoch(2), RequestId(1)).await.expect("fence");
+            assert_eq!((state.len, state.cut), (0, true));
+        });
+    }
+
+    #[test]
+    fn fence_after_a_failed_first_write_of_a_slot_survives() {
+        // With 0 bytes the first write of the shard fails, with more that of its second slot.
+        for filled in [0, 1_000_000u64] {
+            simulated(move |sim| async move {
+                let platform = sim.node();
+                let store = open(&platform).await;
+                if filled > 0 {
+                    append(&platform, &store, 1, 1, 0, &pattern(1, filled as usize)).await.expect("append");
+                }
+                sim.fault(DiskFault::WriteFails);
+                append(&platform, &store, 1, 1, filled, &pattern(2, 500_000)).await.expect_err("the disk fails");
+                sim.fault(DiskFault::Healthy);
+                let state = store.fence(target(1), Epoch(2), RequestId(1)).await.expect("fence");
+                assert_eq!(state.len, filled);
+                sim.crash();
+                let platform = sim.node();
+                let store = open(&platform).await;
+                let refused = append(&platform, &store, 1, 1, filled, b"x").await;
+                assert!(matches!(refused, Err(StoreError::Fenced { stored: Epoch(2) })), "{refused:?}");
+                append(&platform, &store, 1, 2, filled, b"more").await.expect("the new epoch writes");
+                if filled > 0 {
+                    let bytes = store.read(target(1), 0, filled as usize).await.expect("read");
+                    assert_eq!(&bytes[..], &pattern(1, filled as usize)[..]);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn abandoned_slot_of_a_checkpoint_gives_way_to_the_later_one() {
+        simulated(|sim| async move {
+            let platform = sim.node();
+            let store = open(&platform).await;
+            // Fills slot 0.
+            append(&platform, &store, 1, 1, 0, &pattern(1, 1_040_000)).await.expect("append");
+            sim.fault(DiskFault::WriteFails);
+            sim.fault(DiskFault::SlowBy(1000));
+            let (writer, machine) = (store.clone(), platform.clone());
+            let second =
+                platform.tasks().spawn(async move { append(&machine, &writer, 1, 1, 1_040_000, b"second").await });
+            platform::tasks::yield_now().await;
+            sim.fault(DiskFault::Healthy);
+            // Names slot 1, which holds nothing durable and never will.
+            store.checkpoint().await.expect("checkpoint");
+            second.await.expect("task").expect_err("the disk failed");
+            store.fence(target(1), Epoch(2), RequestId(1)).await.expect("fence");
+            sim.crash();
+            let platform = sim.node();
+            let store = open(&platform).await;
+            let refused = append(&platform, &store, 1, 1, 1_040_000, b"x").await;
+            assert!(matches!(refused, Err(StoreError::Fenced { stored: Epoch(2) })), "{refused:?}");
+            assert_eq!(store.read(target(1), 0, 1_040_000).await.expect("read").len(), 1_040_000);
+        });
+    }
 }

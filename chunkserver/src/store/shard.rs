@@ -87,6 +87,8 @@ pub struct Shard {
     pub durable_tail: (u32, u64),
     /// Records whose device write has not come back yet.
     pub writing: u32,
+    /// Slots that hold nothing durable since a write failed; given back once no write is under way.
+    pub abandoned: Vec<u64>,
     accepted: u64,
     durable: u64,
     pending: VecDeque<Pending>,
@@ -115,6 +117,7 @@ impl Shard {
             tail: 0,
             durable_tail: (0, 0),
             writing: 0,
+            abandoned: Vec::new(),
             accepted: 0,
             durable: 0,
             pending: VecDeque::new(),
@@ -168,12 +171,15 @@ impl Shard {
 
     /// Finds room for a record of `len` payload bytes behind the tail, splitting it where a slot
     /// ends; `take_slot` gives further slots. The pieces are contiguous in the shard.
+    ///
+    /// # Errors
+    /// No slot is left. The shard is as it was; the slots taken in vain go back to the caller.
     pub fn place(
         &mut self,
         len: usize,
         slot_size: u64,
         mut take_slot: impl FnMut() -> Option<(u64, u64)>,
-    ) -> Option<Vec<Piece>> {
+    ) -> Result<Vec<Piece>, Vec<u64>> {
         let (tail, slots) = (self.tail, self.slots.len());
         let mut pieces = Vec::new();
         let mut left = len;
@@ -183,11 +189,8 @@ impl Shard {
             let fits = piece_that_fits(left, room as usize);
             let Some(take) = fits else {
                 let Some((slot, sequence)) = take_slot() else {
-                    // Slots taken so far stay with the shard; only the tail goes back.
-                    if self.slots.len() == slots {
-                        self.tail = tail;
-                    }
-                    return None;
+                    self.tail = tail;
+                    return Err(self.slots.drain(slots..).map(|(slot, _)| slot).collect());
                 };
                 self.slots.push((slot, sequence));
                 // Slot 0 begins at byte 0 of the file, which also means "no tail": the file's
@@ -207,7 +210,7 @@ impl Shard {
             }
             left -= take;
             if left == 0 {
-                return Some(pieces);
+                return Ok(pieces);
             }
         }
     }
@@ -248,13 +251,31 @@ impl Shard {
         }
     }
 
-    /// A record's write or flush failed: what is not durable never will be.
-    pub fn failed(&mut self) {
+    /// The write or flush of the record of `ticket` failed: what is not durable never will be. A
+    /// record of a life that a fence has ended changes nothing.
+    ///
+    /// Slots without a durable record are abandoned, so that every slot of the shard begins with a
+    /// record: recovery finds slots by their first one.
+    pub fn failed(&mut self, ticket: u64) {
+        if !self.pending.iter().any(|pending| pending.ticket == ticket) {
+            return;
+        }
         self.broken = true;
         self.accepted = self.durable;
+        let kept = self.slots_with_durable_records();
+        if self.slots.len() > kept {
+            self.abandoned.extend(self.slots.drain(kept..).map(|(slot, _)| slot));
+            self.tail = 0;
+        }
         for pending in self.pending.drain(..) {
             self.recent.retain(|recent| *recent != (pending.offset, pending.end - pending.offset, pending.checksum));
         }
+    }
+
+    /// How many slots, from the first, hold what is durable.
+    pub fn slots_with_durable_records(&self) -> usize {
+        let (index, position) = self.durable_tail;
+        (index as usize + usize::from(position > 0)).min(self.slots.len())
     }
 
     /// Whether the record of `ticket` and all before it are durable.
@@ -329,7 +350,7 @@ mod tests {
         let first = shard.started(RecordKind::Data, 0, 10, 0, Vec::new());
         shard.finished(first);
         let second = shard.started(RecordKind::Data, 10, 10, 0, Vec::new());
-        shard.failed();
+        shard.failed(second);
         shard.finished(second);
         assert_eq!(shard.durable_len(), 10);
         assert_eq!(shard.judge(Epoch(1), 10, 10, 0), Err(Refusal::Broken));
@@ -353,6 +374,35 @@ mod tests {
             ]
         );
         assert_eq!(shard.tail, 5 * slot + 6 * BLOCK as u64);
+    }
+
+    #[test]
+    fn slot_whose_first_write_failed_is_abandoned() {
+        let mut shard = shard();
+        let slot = 16 * BLOCK as u64;
+        shard.place(3 * BLOCK, slot, || Some((4, 0))).expect("room");
+        let first = shard.started(RecordKind::Data, 0, 3 * BLOCK as u64, 0, Vec::new());
+        shard.finished(first);
+        shard.place(15 * BLOCK, slot, || Some((5, 1))).expect("room");
+        let second = shard.started(RecordKind::Data, 3 * BLOCK as u64, 15 * BLOCK as u64, 0, Vec::new());
+        assert_eq!(shard.slots.len(), 2);
+        shard.failed(second);
+        assert_eq!((shard.slots.clone(), shard.abandoned.clone(), shard.tail), (vec![(4, 0)], vec![5], 0));
+        // A record that failed long ago does not end the life that began with a fence.
+        shard.broken = false;
+        shard.failed(second);
+        assert!(!shard.broken);
+    }
+
+    #[test]
+    fn append_without_room_leaves_the_shard_as_it_was() {
+        let mut shard = shard();
+        let slot = 16 * BLOCK as u64;
+        shard.place(BLOCK, slot, || Some((4, 0))).expect("room");
+        let tail = shard.tail;
+        let mut left = vec![(5, 1)];
+        assert_eq!(shard.place(40 * BLOCK, slot, || left.pop()), Err(vec![5]));
+        assert_eq!((shard.slots.len(), shard.tail), (1, tail));
     }
 
     #[test]

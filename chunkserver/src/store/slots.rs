@@ -44,6 +44,11 @@ impl Slots {
         Some((slot, sequence))
     }
 
+    /// Takes back slots that were taken and never written.
+    pub fn untake(&mut self, slots: impl IntoIterator<Item = u64>) {
+        self.free.extend(slots);
+    }
+
     /// Gives slots back; they rest until [`Slots::checkpointed`].
     pub fn give_back(&mut self, slots: impl IntoIterator<Item = u64>) {
         self.resting.extend(slots);

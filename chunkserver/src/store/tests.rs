@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use platform::Platform;
+use platform::fault::DiskFault;
 use platform::sim::{SimOptions, Simulation};
 use types::ids::{ChunkId, Epoch, PlacementId, RequestId, ShardIndex, StoreId};
 
@@ -13,20 +14,20 @@ use super::config::StoreConfig;
 use super::write::Target;
 use super::{Store, StoreError};
 
-fn config() -> StoreConfig {
+pub(super) fn config() -> StoreConfig {
     StoreConfig { slot_size: 1 << 20, prewritten_slots: 0, reserve_bytes: 0, ..StoreConfig::default() }
 }
 
-fn target(placement: u64) -> Target {
+pub(super) fn target(placement: u64) -> Target {
     Target { chunk: ChunkId(9), placement: PlacementId(placement), index: ShardIndex(0) }
 }
 
-async fn open(platform: &Platform) -> Store {
+pub(super) async fn open(platform: &Platform) -> Store {
     let disk = platform.open_disk(Path::new("/d")).expect("disk");
     Store::open(platform.clone(), disk, StoreId(77), config()).await.expect("store")
 }
 
-async fn append(
+pub(super) async fn append(
     platform: &Platform,
     store: &Store,
     placement: u64,
@@ -40,26 +41,32 @@ async fn append(
     Ok(state.len)
 }
 
-fn pattern(seed: u64, len: usize) -> Vec<u8> {
+pub(super) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|at| ((at as u64).wrapping_mul(31) ^ seed.wrapping_mul(977) ^ (at as u64 >> 8)) as u8).collect()
 }
 
 /// Runs a story in a simulation of one node, without faults.
-fn simulated<T: 'static, F: Future<Output = T> + 'static>(story: impl FnOnce(Simulation2) -> F) -> T {
+pub(super) fn simulated<T: 'static, F: Future<Output = T> + 'static>(story: impl FnOnce(Simulation2) -> F) -> T {
     let simulation = std::rc::Rc::new(Simulation::new(5, SimOptions::default()));
     simulation.set_faults(false);
     let run = story(Simulation2(std::rc::Rc::clone(&simulation)));
     simulation.run(run, Duration::from_secs(600)).expect("story ends")
 }
 
-struct Simulation2(std::rc::Rc<Simulation>);
+pub(super) struct Simulation2(std::rc::Rc<Simulation>);
 
 impl Simulation2 {
-    fn node(&self) -> Platform {
+    pub(super) fn node(&self) -> Platform {
         self.0.node("n")
     }
-    fn crash(&self) {
+    pub(super) fn crash(&self) {
         self.0.crash("n");
+    }
+    pub(super) fn fault(&self, fault: DiskFault) {
+        self.0.disk_fault("n", "/d", fault);
+    }
+    pub(super) fn rot(&self, offset: u64) {
+        self.fault(DiskFault::RotBit { file: "data".into(), offset, bit: 3 });
     }
 }
 
@@ -211,6 +218,34 @@ fn crash_in_the_middle_of_appends_keeps_every_ack() {
             )
             .expect("story ends");
     }
+}
+
+#[test]
+fn full_store_can_be_fenced_sealed_and_compacted() {
+    simulated(|sim| async move {
+        let platform = sim.node();
+        let disk = platform.open_disk(Path::new("/d")).expect("disk");
+        let small = StoreConfig { capacity_bytes: 4 << 20, ..config() };
+        let store = Store::open(platform.clone(), disk, StoreId(77), small).await.expect("store");
+        // Each takes a slot to its last block.
+        const LEN: u64 = 1_040_000;
+        for step in 0..4 {
+            append(&platform, &store, 1, 1, step * LEN, &pattern(step, LEN as usize)).await.expect("append");
+        }
+        assert!(matches!(append(&platform, &store, 1, 1, 4 * LEN, b"more").await, Err(StoreError::Full)));
+        assert!(matches!(append(&platform, &store, 2, 1, 0, b"other").await, Err(StoreError::Full)));
+        // A refusal for lack of room takes nothing from what was acked.
+        let state = store.fence(target(1), Epoch(2), RequestId(1)).await.expect("fence");
+        assert_eq!((state.len, state.cut), (4 * LEN, false));
+        store.seal(target(1), Epoch(2), 4 * LEN, RequestId(1)).await.expect("seal");
+        let deadline = platform.clock().now() + Duration::from_secs(1);
+        let live = store.read(target(1), 7, 1000).await.expect("read");
+        store.append_from_reserve(target(3), Epoch(1), 0, live, RequestId(1), deadline).await.expect("compaction");
+        store.delete(&[PlacementId(1)]).await.expect("delete");
+        store.checkpoint().await.expect("checkpoint");
+        append(&platform, &store, 4, 1, 0, &pattern(4, LEN as usize)).await.expect("space is back");
+        assert_eq!(&store.read(target(3), 0, 1000).await.expect("read")[..], &pattern(0, LEN as usize)[7..1007]);
+    });
 }
 
 #[test]

@@ -1,4 +1,7 @@
-//! Appends, fences, seals and deletions: one device write each, then a shared flush.
+//! Appends, fences and seals: one device write each, then a shared flush.
+//!
+//! Each runs to its end as a task of its caller's process (`rpc` sees to that): a request nobody waits
+//! for any more still counts its writes back.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,13 +10,15 @@ use bytes::Bytes;
 use platform::PlantedBug;
 use platform::buffer::Buffer;
 use platform::clock::Instant;
+use platform::disk::DiskError;
 use proto::chunk::ShardState;
 use proto::record::{BLOCK, PAYLOAD_MAX, RecordHeader, RecordKind, is_inline};
 use types::checksum::crc64;
 use types::ids::{ChunkId, Epoch, PlacementId, RequestId, ShardIndex, StoreId};
 
 use super::shard::{Piece, RecordRef, Refusal, Shard, Verdict};
-use super::{Store, StoreError};
+use super::slots::Slots;
+use super::{Need, Store, StoreError};
 
 /// Names a shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +59,37 @@ impl Store {
         request: RequestId,
         deadline: Instant,
     ) -> Result<ShardState, StoreError> {
+        self.append_for(Need::Data, target, epoch, offset, payload, request, deadline).await
+    }
+
+    /// [`Store::append`] of bytes that are moved so that more become free: it may take from the
+    /// reserve.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub async fn append_from_reserve(
+        &self,
+        target: Target,
+        epoch: Epoch,
+        offset: u64,
+        payload: Bytes,
+        request: RequestId,
+        deadline: Instant,
+    ) -> Result<ShardState, StoreError> {
+        self.append_for(Need::Compaction, target, epoch, offset, payload, request, deadline).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what an append says, and what it is for")]
+    async fn append_for(
+        &self,
+        need: Need,
+        target: Target,
+        epoch: Epoch,
+        offset: u64,
+        payload: Bytes,
+        request: RequestId,
+        deadline: Instant,
+    ) -> Result<ShardState, StoreError> {
         if payload.is_empty() || payload.len() > PAYLOAD_MAX {
             return Err(StoreError::BadRequest("append of 0 or more than 1 MiB"));
         }
@@ -79,7 +115,7 @@ impl Store {
                 }
             }
         }
-        let (ticket, pieces) = self.accept(target, epoch, offset, len, checksum)?;
+        let (ticket, pieces) = self.accept(need, target, epoch, offset, len, checksum)?;
         self.0.changed.notify_waiters();
         self.write_pieces(target, epoch, RecordKind::Data, offset, &payload, &pieces, request, ticket).await?;
         self.settled(target, epoch, ticket).await?;
@@ -93,7 +129,7 @@ impl Store {
                 // The append that creates the shard may still be on its way.
                 return Ok(Verdict::Early);
             }
-            if state.deleted.contains(&target.placement) {
+            if state.is_deleted(target.placement) {
                 return Err(StoreError::NoShard);
             }
             let shard = Shard::new(target.chunk, target.placement, target.index, epoch);
@@ -108,13 +144,14 @@ impl Store {
 
     fn accept(
         &self,
+        need: Need,
         target: Target,
         epoch: Epoch,
         offset: u64,
         len: u64,
         checksum: u64,
     ) -> Result<(u64, Vec<Piece>), StoreError> {
-        let pieces = self.place(target.placement, len as usize)?;
+        let pieces = self.place(target.placement, len as usize, need)?;
         let mut state = self.0.state.borrow_mut();
         let shard = state.shards.get_mut(&target.placement).ok_or(StoreError::NoShard)?;
         assert_eq!(shard.epoch, epoch, "accepted under another epoch");
@@ -130,15 +167,15 @@ impl Store {
         Ok((shard.started(RecordKind::Data, offset, len, checksum, data), pieces))
     }
 
-    fn place(&self, placement: PlacementId, len: usize) -> Result<Vec<Piece>, StoreError> {
+    fn place(&self, placement: PlacementId, len: usize, need: Need) -> Result<Vec<Piece>, StoreError> {
         let mut state = self.0.state.borrow_mut();
-        let count_max = self.0.slots_max(&state);
+        let count_max = self.0.slots_max(&state, need);
         let state = &mut *state;
         state.fresh_records += 1;
         let slots = &mut state.slots;
         let shard = state.shards.get_mut(&placement).ok_or(StoreError::NoShard)?;
-        shard.place(len, self.0.config.slot_size, || slots.take(count_max)).ok_or_else(|| {
-            shard.failed();
+        shard.place(len, self.0.config.slot_size, || slots.take(count_max)).map_err(|unused| {
+            slots.untake(unused);
             StoreError::Full
         })
     }
@@ -159,8 +196,10 @@ impl Store {
         let mut at = 0;
         let mut written = Ok(());
         for piece in pieces {
-            // Deleted meanwhile: its slots may be another shard's soon.
-            self.with_shard(target, |_| ())?;
+            // Deleted meanwhile: the tombstone waits for what is under way and for nothing more.
+            if self.with_shard(target, |_| ()).is_err() {
+                break;
+            }
             let part = payload.slice(at..at + piece.len);
             let header = RecordHeader {
                 kind,
@@ -182,32 +221,41 @@ impl Store {
             }
             at += piece.len;
         }
-        if let Some(shard) = self.0.state.borrow_mut().shards.get_mut(&target.placement) {
-            shard.writing -= 1;
-        }
+        self.write_came_back(target.placement);
         let outcome = match written {
             Ok(()) if self.0.platform.planted(PlantedBug::AckBeforeFlush) => Ok(()),
             Ok(()) => self.0.flusher.flush(&self.0.file).await,
             Err(error) => Err(Rc::new(error)),
         };
         let mut state = self.0.state.borrow_mut();
+        let state = &mut *state;
         let Some(shard) = state.shards.get_mut(&target.placement) else { return Err(StoreError::NoShard) };
         match outcome {
-            Ok(()) => {
-                shard.finished(ticket);
-                drop(state);
-                self.0.changed.notify_waiters();
-                Ok(())
+            Ok(()) => shard.finished(ticket),
+            Err(_) => {
+                shard.failed(ticket);
+                give_back_abandoned(shard, &mut state.slots);
             }
-            Err(error) => {
-                shard.failed();
-                drop(state);
-                self.0.changed.notify_waiters();
-                if matches!(*error, platform::disk::DiskError::Poisoned { .. }) || self.0.flusher_failed(&error) {
-                    self.0.fail(&error);
-                }
-                Err(StoreError::Disk(error))
+        }
+        self.0.changed.notify_waiters();
+        outcome.map_err(|error| {
+            if matches!(*error, DiskError::Poisoned { .. }) || self.0.flusher_failed(&error) {
+                self.0.fail(&error);
             }
+            StoreError::Disk(error)
+        })
+    }
+
+    /// The device has answered for a record, whatever became of its shard meanwhile.
+    fn write_came_back(&self, placement: PlacementId) {
+        let mut state = self.0.state.borrow_mut();
+        let state = &mut *state;
+        if let Some(shard) = state.shards.get_mut(&placement) {
+            shard.writing -= 1;
+            give_back_abandoned(shard, &mut state.slots);
+        } else if let Some(dying) = state.dying.get_mut(&placement) {
+            dying.shard.writing -= 1;
+            self.0.changed.notify_waiters();
         }
     }
 
@@ -267,7 +315,7 @@ impl Store {
         }
         let repeated = {
             let mut state = self.0.state.borrow_mut();
-            if state.deleted.contains(&target.placement) {
+            if state.is_deleted(target.placement) {
                 return Err(StoreError::NoShard);
             }
             let fresh = Shard::new(target.chunk, target.placement, target.index, Epoch(0));
@@ -333,7 +381,7 @@ impl Store {
         kind: RecordKind,
         request: RequestId,
     ) -> Result<(), StoreError> {
-        let pieces = self.place(target.placement, 0)?;
+        let pieces = self.place(target.placement, 0, Need::Control)?;
         let (ticket, len) = {
             let mut state = self.0.state.borrow_mut();
             let shard = state.shards.get_mut(&target.placement).ok_or(StoreError::NoShard)?;
@@ -348,56 +396,6 @@ impl Store {
         self.settled(target, epoch, ticket).await
     }
 
-    /// Deletes shards for ever, durably: the metaserver has decided so. Unknown ones are fine.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub async fn delete(&self, placements: &[PlacementId]) -> Result<(), StoreError> {
-        let mut doomed = Vec::new();
-        {
-            let mut state = self.0.state.borrow_mut();
-            for placement in placements {
-                state.deleted.insert(*placement);
-                if let Some(shard) = state.shards.remove(placement) {
-                    doomed.push(shard);
-                }
-            }
-        }
-        self.0.changed.notify_waiters();
-        for shard in &doomed {
-            let Some((slot, sequence)) = shard.slots.first() else { continue };
-            let header = RecordHeader {
-                kind: RecordKind::Tombstone,
-                shard: shard.index,
-                chunk: shard.chunk,
-                placement: shard.placement,
-                epoch: shard.epoch,
-                offset: 0,
-                payload_len: 0,
-                cut: false,
-                durable_len: shard.durable_len(),
-                slot_sequence: *sequence,
-                slot_index: 0,
-                request: RequestId(0),
-            };
-            let position = self.0.slot_start(*slot);
-            self.0.file.write_at(position, encode(self.0.id, &header, Bytes::new())).await.map_err(Rc::new)?;
-        }
-        if !doomed.is_empty() {
-            self.0.flusher.flush(&self.0.file).await.inspect_err(|error| self.0.fail(error))?;
-        }
-        let mut state = self.0.state.borrow_mut();
-        for shard in doomed {
-            state.fresh_records += 1;
-            if shard.writing > 0 {
-                // A write that hangs in the device may still land: its slots stay taken until the next start.
-                continue;
-            }
-            state.slots.give_back(shard.slots.iter().map(|(slot, _)| *slot));
-        }
-        Ok(())
-    }
-
     fn with_shard<T>(&self, target: Target, look: impl FnOnce(&Shard) -> T) -> Result<T, StoreError> {
         self.0.state.borrow().shards.get(&target.placement).map(look).ok_or(StoreError::NoShard)
     }
@@ -409,8 +407,15 @@ impl Store {
 
 impl super::Inner {
     /// Whether the file refuses everything from now on.
-    fn flusher_failed(&self, error: &platform::disk::DiskError) -> bool {
-        matches!(error, platform::disk::DiskError::Io { op, .. } if op.contains("flush") || op.contains("sync"))
+    fn flusher_failed(&self, error: &DiskError) -> bool {
+        matches!(error, DiskError::Io { op, .. } if op.contains("flush") || op.contains("sync"))
+    }
+}
+
+/// Slots without a durable record go back when no write can land in them any more.
+fn give_back_abandoned(shard: &mut Shard, slots: &mut Slots) {
+    if shard.writing == 0 {
+        slots.give_back(shard.abandoned.drain(..));
     }
 }
 
@@ -419,7 +424,7 @@ fn state_of(shard: &Shard) -> ShardState {
 }
 
 /// The parts of one device write: header block, payload, padding.
-fn encode(store: StoreId, header: &RecordHeader, payload: Bytes) -> Vec<Bytes> {
+pub(super) fn encode(store: StoreId, header: &RecordHeader, payload: Bytes) -> Vec<Bytes> {
     let mut block = Buffer::zeroed(BLOCK);
     header.encode(store, &payload, &mut block);
     if is_inline(payload.len()) {

@@ -1,33 +1,53 @@
 //! The background executor: does what the metaserver plans and leases, through the same shards.
 //!
 //! It runs beside every chunkserver. A repair reads what is left, rebuilds the missing shards on
-//! their new placements, seals them there and reports; the move is committed in Raft or it never
-//! happened, and a crash in the middle leaves placements that the metaserver deletes.
+//! their new placements, seals them there, reads them back and reports; the move is committed in
+//! Raft or it never happened, and a crash in the middle leaves placements that the metaserver
+//! deletes. A compaction (`compact`) moves what is alive out of a mostly dead chunk. Bytes flow
+//! within a budget, so that users' requests have the rest.
+
+mod compact;
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use platform::clock::Instant;
 use proto::meta::{ChunkEntry, FinishMove};
 use proto::rows::{ChunkRow, ShardRow};
+use types::checksum::crc64;
 use types::ids::ChunkId;
 use types::redundancy::Redundancy;
 
+use self::compact::Compactor;
 use crate::chunk::reader::ChunkReader;
 use crate::chunk::shards::Shards;
 use crate::meta::MetaClient;
 
 /// Bytes of a shard rebuilt in one step.
 const STEP: u64 = 1 << 20;
+/// Bytes a second that one executor writes, and reads back, at most.
+const BUDGET: u64 = 128 << 20;
 /// Pause when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Executes background jobs for ever.
 pub async fn run(meta: MetaClient, shards: Shards, reader: ChunkReader) {
     let clock = meta.platform().clock().clone();
-    let mut done = None;
+    let compactor = Compactor::new(meta.clone(), &shards, reader.clone());
+    let (mut done, mut compacted) = (None, None);
     loop {
-        match meta.lease_job(done.take()).await {
+        match meta.lease_job(done.take(), compacted.take()).await {
             Ok(job) => match job.chunk {
+                Some(entry) if entry.row.pending_move.is_none() => match compactor.compact(&entry, &job.live).await {
+                    Ok(moved) => {
+                        tracing::info!(chunk = %ChunkId(entry.chunk), moved, "live bytes of a chunk were moved");
+                        compacted = Some(entry.chunk);
+                    }
+                    Err(why) => {
+                        tracing::warn!(chunk = %ChunkId(entry.chunk), %why, "chunk could not be compacted");
+                        clock.sleep(IDLE).await;
+                    }
+                },
                 Some(entry) => {
                     let finish = repair(&meta, &shards, &reader, entry).await;
                     if !finish.commit {
@@ -68,25 +88,54 @@ async fn rebuild_shard(
     row: &ChunkRow,
     target: ShardRow,
 ) -> Result<(), String> {
-    let epoch = row.epoch;
-    let len = row.sealed_len;
-    let mut at = 0;
-    while at < len {
-        let upto = len.min(at + STEP);
-        let bytes = source(shards, meta, reader, chunk, row, target.index, at, upto).await?;
-        let request = meta.peers().new_request();
-        shards.append(chunk.0, target, epoch, at, bytes, request).await.map_err(|error| error.to_string())?;
-        at = upto;
-    }
-    let request = meta.peers().new_request();
+    let (epoch, len) = (row.epoch, row.sealed_len);
     if len == 0 {
         // An empty shard is created by its fence; a seal needs it to exist.
         return Err("chunk is empty".into());
     }
+    let mut sums = Vec::new();
+    for (at, upto) in steps(len) {
+        let began = meta.platform().clock().now();
+        let bytes = source(shards, meta, reader, chunk, row, target.index, at, upto).await?;
+        sums.push(crc64(&bytes));
+        let request = meta.peers().new_request();
+        shards.append(chunk.0, target, epoch, at, bytes, false, request).await.map_err(|error| error.to_string())?;
+        pace(meta, began, upto - at).await;
+    }
+    let request = meta.peers().new_request();
     let sealed = shards.seal(chunk.0, target, epoch, len, request).await.map_err(|error| error.to_string())?;
-    if sealed.len == len && sealed.sealed { Ok(()) } else { Err("target sealed at another length".into()) }
+    if sealed.len != len || !sealed.sealed {
+        return Err("target sealed at another length".into());
+    }
+    // The old shard goes when this one is reported: it must be there, as the device gives it back.
+    for ((at, upto), sum) in steps(len).zip(sums) {
+        let began = meta.platform().clock().now();
+        let request = meta.peers().new_request();
+        let read = shards.read(chunk.0, target, at, (upto - at) as u32, request).await;
+        if crc64(&read.map_err(|error| error.to_string())?) != sum {
+            return Err(format!("shard reads back other bytes at {at}"));
+        }
+        pace(meta, began, upto - at).await;
+    }
+    Ok(())
 }
 
+/// A shard of `len` bytes in pieces.
+fn steps(len: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..len.div_ceil(STEP)).map(move |step| (step * STEP, len.min((step + 1) * STEP)))
+}
+
+/// Waits until `bytes` that began at `began` have taken what the budget asks for.
+async fn pace(meta: &MetaClient, began: Instant, bytes: u64) {
+    let clock = meta.platform().clock();
+    let due = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / BUDGET);
+    let took = clock.now().saturating_since(began);
+    if took < due {
+        clock.sleep(due - took).await;
+    }
+}
+
+/// A part of shard `index`: from the shard that is to be replaced if it has it, else from the others.
 #[expect(clippy::too_many_arguments, reason = "where from, which part")]
 async fn source(
     shards: &Shards,
@@ -98,21 +147,26 @@ async fn source(
     start: u64,
     end: u64,
 ) -> Result<Bytes, String> {
+    let is_copies = match row.redundancy.policy() {
+        Some(policy) => matches!(policy, Redundancy::Copies(_)),
+        None => return Err("chunk without a policy".into()),
+    };
+    let mut last = "no shard is left".to_owned();
+    let mut direct: Vec<ShardRow> =
+        row.shards.iter().filter(|shard| is_copies || shard.index == index).copied().collect();
+    // Good ones first; every read is verified, so what a bad one gives is right.
+    direct.sort_by_key(|shard| (shard.bad, shards.disks().is_suspect(shard.disk)));
+    for shard in direct {
+        let request = meta.peers().new_request();
+        match shards.read(chunk.0, shard, start, (end - start) as u32, request).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => last = error.to_string(),
+        }
+    }
     match row.redundancy.policy() {
         Some(Redundancy::Erasure { data, parity }) => {
             reader.rebuild(chunk, row, (data, parity), index as usize, start, end).await
         }
-        Some(Redundancy::Copies(_)) => {
-            let mut last = "no shard is left".to_owned();
-            for shard in &row.shards {
-                let request = meta.peers().new_request();
-                match shards.read(chunk.0, *shard, start, (end - start) as u32, request).await {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(error) => last = error.to_string(),
-                }
-            }
-            Err(last)
-        }
-        None => Err("chunk without a policy".into()),
+        _ => Err(last),
     }
 }

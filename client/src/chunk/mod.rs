@@ -1,6 +1,7 @@
 //! The waist: append to a chunk, read from a chunk.
 
 pub mod cache;
+mod farewell;
 pub mod layout;
 pub mod packer;
 pub mod reader;

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use platform::buffer::Buffer;
-use proto::meta::{Ask, AskChunks, ChunkEntry};
-use proto::rows::{ChunkRow, ShardRow};
+use proto::meta::{Ask, AskBlob, AskChunks, ChunkEntry};
+use proto::rows::{BlobRow, ChunkRow, ShardRow};
 use thiserror::Error;
-use types::ids::ChunkId;
+use types::ids::{ChunkId, Partition};
 use types::redundancy::Redundancy;
 
 use super::cache::Cache;
@@ -84,6 +84,17 @@ impl ChunkReader {
         self.0.meta.platform()
     }
 
+    /// Where a blob's bytes lie now; `None` if it is gone.
+    ///
+    /// # Errors
+    /// No leader in time.
+    pub async fn blob(&self, partition: Partition, blob: u64) -> Result<Option<BlobRow>, ReadError> {
+        let ask = Ask::Blob(AskBlob { partition: u32::from(partition.0), blob });
+        let view = self.0.meta.query(ask).await?;
+        self.learn(view.chunks);
+        Ok(view.blobs.into_iter().next())
+    }
+
     /// Layouts that came with an object's row.
     pub fn learn(&self, entries: Vec<ChunkEntry>) {
         let mut layouts = self.0.layouts.borrow_mut();
@@ -110,18 +121,25 @@ impl ChunkReader {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read(&self, chunk: ChunkId, offset: u64, len: u64) -> Result<Bytes, ReadError> {
-        assert!(len > 0 && len <= READ_MAX, "read out of bounds");
         if let Some(bytes) = self.0.cache.get(chunk.0, offset, len) {
             return Ok(bytes);
         }
+        let bytes = self.read_once(chunk, offset, len).await?;
+        self.0.cache.put(chunk.0, offset, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// [`ChunkReader::read`] of what nobody will read here again: past the cache.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_once(&self, chunk: ChunkId, offset: u64, len: u64) -> Result<Bytes, ReadError> {
+        assert!(len > 0 && len <= READ_MAX, "read out of bounds");
         let mut last = String::new();
         for attempt in 0..ATTEMPTS {
             let row = self.layout(chunk, attempt > 0).await?;
             match self.read_by(chunk, &row, offset, len).await {
-                Ok(bytes) => {
-                    self.0.cache.put(chunk.0, offset, bytes.clone());
-                    return Ok(bytes);
-                }
+                Ok(bytes) => return Ok(bytes),
                 Err(why) => last = why,
             }
             if attempt > 0 {
@@ -181,7 +199,7 @@ impl ChunkReader {
             let by = turn as usize % order.len();
             order.rotate_left(by);
         }
-        order.sort_by_key(|shard| self.0.shards.disks().is_suspect(shard.disk));
+        order.sort_by_key(|shard| (shard.bad, self.0.shards.disks().is_suspect(shard.disk)));
         order
     }
 

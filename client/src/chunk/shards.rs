@@ -60,10 +60,12 @@ impl Shards {
         called
     }
 
-    /// Appends; returns when the bytes are flushed there.
+    /// Appends; returns when the bytes are flushed there. With `reserve` they may take from what
+    /// the store keeps for freeing space.
     ///
     /// # Errors
     /// The bytes may or may not be there.
+    #[expect(clippy::too_many_arguments, reason = "everything an append names")]
     pub async fn append(
         &self,
         chunk: u64,
@@ -71,10 +73,11 @@ impl Shards {
         epoch: u64,
         offset: u64,
         payload: Bytes,
+        reserve: bool,
         request: RequestId,
     ) -> Result<ShardState, CallError> {
         let name = ShardName { placement: shard.placement, chunk, index: shard.index };
-        let body = Request::Append(Append { shard: name, epoch, offset });
+        let body = Request::Append(Append { shard: name, epoch, offset, reserve });
         match self.call(shard.disk, request, body, payload, APPEND_TIMEOUT).await?.answer {
             Answer::Shard(state) => Ok(state),
             _ => Err(CallError::Confused { address: format!("disk {}", shard.disk) }),

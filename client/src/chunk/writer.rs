@@ -22,11 +22,12 @@ use proto::meta::ChunkEntry;
 use proto::rows::ShardRow;
 use proto::service::code;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use types::extent::Extent;
 use types::ids::{ChunkId, Partition};
 use types::redundancy::Redundancy;
 
+use super::farewell::Farewells;
 use super::layout::gather;
 use super::shards::Shards;
 use crate::meta::{MetaClient, MetaError};
@@ -35,8 +36,6 @@ use crate::meta::{MetaClient, MetaError};
 pub const APPEND_MAX: usize = 1 << 20;
 /// How long an append tries before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Seals asked for at once.
-const SEALS_AT_ONCE: usize = 8;
 
 /// Why bytes could not be stored.
 #[derive(Debug, Error, Clone)]
@@ -62,12 +61,6 @@ impl From<MetaError> for WriteError {
     }
 }
 
-/// What to tell the metaserver about a chunk.
-struct Farewell {
-    chunk: u64,
-    release: bool,
-}
-
 /// A chunk granted to this process.
 struct OpenChunk {
     chunk: u64,
@@ -82,13 +75,12 @@ struct OpenChunk {
     used: Cell<u64>,
     broken: Cell<bool>,
     broke: Notify,
-    farewell: mpsc::UnboundedSender<Farewell>,
+    farewells: Farewells,
 }
 
 impl Drop for OpenChunk {
     fn drop(&mut self) {
-        // The receiver is gone only when the process is.
-        let _ = self.farewell.send(Farewell { chunk: self.chunk, release: true });
+        self.farewells.say(self.chunk, self.session, true);
     }
 }
 
@@ -109,11 +101,13 @@ struct Line {
 }
 
 struct Inner {
+    /// It writes to free space.
+    reserve: bool,
     meta: MetaClient,
     shards: Shards,
     lines: RefCell<BTreeMap<(Partition, Redundancy), Rc<Line>>>,
     coders: RefCell<BTreeMap<(u8, u8), Coder>>,
-    farewell: mpsc::UnboundedSender<Farewell>,
+    farewells: Farewells,
 }
 
 /// The writer of a process. Cheap to clone.
@@ -123,17 +117,24 @@ pub struct ChunkWriter(Rc<Inner>);
 impl ChunkWriter {
     /// A writer; it grants itself chunks when the first bytes come.
     pub fn new(meta: MetaClient, shards: Shards) -> ChunkWriter {
-        let (farewell, queue) = mpsc::unbounded_channel();
-        let writer = ChunkWriter(Rc::new(Inner {
-            meta: meta.clone(),
+        ChunkWriter::taking(false, meta, shards)
+    }
+
+    /// A writer of bytes that are moved to free space: it may take from what nearly full disks
+    /// keep for that.
+    pub fn from_reserve(meta: MetaClient, shards: Shards) -> ChunkWriter {
+        ChunkWriter::taking(true, meta, shards)
+    }
+
+    fn taking(reserve: bool, meta: MetaClient, shards: Shards) -> ChunkWriter {
+        ChunkWriter(Rc::new(Inner {
+            reserve,
+            farewells: Farewells::new(meta.clone()),
+            meta,
             shards,
             lines: RefCell::new(BTreeMap::new()),
             coders: RefCell::new(BTreeMap::new()),
-            farewell,
-        }));
-        let tasks = meta.platform().tasks().clone();
-        tasks.spawn(say_farewells(meta, queue));
-        writer
+        }))
     }
 
     /// The platform beneath.
@@ -245,7 +246,7 @@ impl ChunkWriter {
         let request = self.0.meta.peers().new_request();
         let calls = open.shards.iter().map(|shard| {
             let payload = payloads[shard.index as usize].clone();
-            self.0.shards.append(open.chunk, *shard, open.epoch, offset, payload, request)
+            self.0.shards.append(open.chunk, *shard, open.epoch, offset, payload, self.0.reserve, request)
         });
         let all = join_all(calls);
         tokio::select! {
@@ -263,7 +264,7 @@ impl ChunkWriter {
         if !open.broken.replace(true) {
             open.broke.notify_waiters();
             // Sealed soon, so that its missing shard is rebuilt; released when the last pin goes.
-            let _ = self.0.farewell.send(Farewell { chunk: open.chunk, release: false });
+            self.0.farewells.say(open.chunk, open.session, false);
         }
     }
 
@@ -339,7 +340,7 @@ impl ChunkWriter {
             let session = this.0.meta.register().await;
             let avoid = this.0.shards.disks().suspects();
             let granted = match session {
-                Ok(_) => this.0.meta.grant(line.partition, line.policy, 1, avoid).await,
+                Ok(_) => this.0.meta.grant(line.partition, line.policy, this.0.reserve, avoid).await,
                 Err(error) => Err(error),
             };
             line.grants.set(line.grants.get() + 1);
@@ -367,34 +368,7 @@ impl ChunkWriter {
             used: Cell::new(0),
             broken: Cell::new(false),
             broke: Notify::new(),
-            farewell: self.0.farewell.clone(),
+            farewells: self.0.farewells.clone(),
         }
-    }
-}
-
-/// Seals and releases chunks behind the writers' backs.
-async fn say_farewells(meta: MetaClient, mut queue: mpsc::UnboundedReceiver<Farewell>) {
-    let room = std::sync::Arc::new(tokio::sync::Semaphore::new(SEALS_AT_ONCE));
-    while let Some(farewell) = queue.recv().await {
-        let Ok(permit) = std::sync::Arc::clone(&room).acquire_owned().await else { return };
-        let meta = meta.clone();
-        let tasks = meta.platform().tasks().clone();
-        tasks.spawn(async move {
-            let session = meta.session();
-            let mut pause = Duration::from_millis(100);
-            // When the session ends, the leader seals and releases by itself.
-            while meta.session() == session {
-                match meta.seal(farewell.chunk, farewell.release).await {
-                    Ok(_) => break,
-                    Err(MetaError::Failed(failure)) if failure.class == proto::service::class::GIVE_UP => break,
-                    Err(error) => {
-                        tracing::debug!(chunk = %ChunkId(farewell.chunk), %error, "chunk is not sealed yet");
-                        meta.platform().clock().sleep(pause).await;
-                        pause = (pause * 2).min(Duration::from_secs(2));
-                    }
-                }
-            }
-            drop(permit);
-        });
     }
 }

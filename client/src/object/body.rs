@@ -16,14 +16,21 @@ pub(super) enum Piece {
         bytes: Bytes,
     },
     /// The bytes lie in a chunk.
-    Extent(Extent),
+    Extent {
+        /// Where, as the blob said when it was asked.
+        extent: Extent,
+        /// The blob.
+        blob: u64,
+        /// The blob's first byte inside the object.
+        base: u64,
+    },
 }
 
 impl Piece {
     pub fn range(&self) -> (u64, u64) {
         match self {
             Piece::Inline { logical, bytes } => (*logical, *logical + bytes.len() as u64),
-            Piece::Extent(extent) => (extent.logical, extent.logical + extent.len),
+            Piece::Extent { extent, .. } => (extent.logical, extent.logical + extent.len),
         }
     }
 }
@@ -56,7 +63,7 @@ impl Body {
                     len: extent.len,
                 };
                 at += extent.len;
-                pieces.push(Piece::Extent(extent));
+                pieces.push(Piece::Extent { extent, blob: part.blob, base: start });
             }
             if at - start != part.len {
                 return None;

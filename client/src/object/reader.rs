@@ -4,7 +4,11 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
+use platform::buffer::Buffer;
 use platform::tasks::TaskHandle;
+use proto::rows::BlobRow;
+use types::extent::Extent;
+use types::ids::ChunkId;
 
 use super::api::ObjectError;
 use super::body::{Body, Piece};
@@ -12,6 +16,8 @@ use crate::chunk::reader::{ChunkReader, READ_MAX, ReadError};
 
 /// Pieces read ahead.
 const AHEAD: usize = 3;
+/// How often a blob is asked for its new place in one read.
+const RELOCATIONS_MAX: usize = 4;
 
 enum Coming {
     Here(Bytes),
@@ -40,13 +46,14 @@ impl ObjectReader {
                     let bytes = bytes.slice((from - logical) as usize..(to - logical) as usize);
                     wanted.push_back(Piece::Inline { logical: from, bytes });
                 }
-                Piece::Extent(extent) => {
+                Piece::Extent { extent, blob, base } => {
                     // Pieces end at multiples of READ_MAX of the extent, so that the same object
                     // read twice asks for the same pieces (the cache knows them by place).
                     let mut at = from;
                     while at < to {
                         let upto = (start + ((at - start) / READ_MAX + 1) * READ_MAX).min(to);
-                        wanted.extend(extent.slice(at, upto).map(Piece::Extent));
+                        let part = extent.slice(at, upto);
+                        wanted.extend(part.map(|extent| Piece::Extent { extent, blob: *blob, base: *base }));
                         at = upto;
                     }
                 }
@@ -60,9 +67,8 @@ impl ObjectReader {
             let Some(piece) = self.wanted.pop_front() else { return };
             self.coming.push_back(match piece {
                 Piece::Inline { bytes, .. } => Coming::Here(bytes),
-                Piece::Extent(extent) => {
-                    let reader = self.reader.clone();
-                    let work = async move { reader.read(extent.chunk, extent.offset, extent.len).await };
+                Piece::Extent { extent, blob, base } => {
+                    let work = read_piece(self.reader.clone(), extent, blob, extent.logical - base);
                     Coming::Reading(self.reader.platform().tasks().spawn(work))
                 }
             });
@@ -87,6 +93,45 @@ impl ObjectReader {
     }
 }
 
+/// Reads a piece of a blob, from `inside` it on. If its chunk is gone, the bytes may have been moved
+/// by a compaction since the blob was asked: then it is asked again.
+async fn read_piece(reader: ChunkReader, extent: Extent, blob: u64, inside: u64) -> Result<Bytes, ReadError> {
+    let mut gone = match reader.read(extent.chunk, extent.offset, extent.len).await {
+        Err(ReadError::Gone(chunk)) => chunk,
+        other => return other,
+    };
+    for _ in 0..RELOCATIONS_MAX {
+        let Some(row) = reader.blob(extent.chunk.partition(), blob).await? else { break };
+        let mut out = Buffer::with_capacity(extent.len as usize);
+        let mut moved = false;
+        for part in parts_of(&row, inside, inside + extent.len) {
+            match reader.read(part.chunk, part.offset, part.len).await {
+                Ok(bytes) => out.extend_from_slice(&bytes),
+                Err(ReadError::Gone(chunk)) => {
+                    (gone, moved) = (chunk, true);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !moved && out.len() as u64 == extent.len {
+            return Ok(out.freeze());
+        }
+    }
+    Err(ReadError::Gone(gone))
+}
+
+/// The extents of a blob that hold `start..end` of it.
+fn parts_of(row: &BlobRow, start: u64, end: u64) -> Vec<Extent> {
+    let whole = row.extents.iter().map(|extent| Extent {
+        logical: extent.logical,
+        chunk: ChunkId(extent.chunk),
+        offset: extent.offset,
+        len: extent.len,
+    });
+    whole.filter_map(|extent| extent.slice(start, end)).collect()
+}
+
 impl Drop for ObjectReader {
     fn drop(&mut self) {
         for coming in &self.coming {
@@ -94,5 +139,24 @@ impl Drop for ObjectReader {
                 task.abort();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::rows::{BlobRow, ExtentRow};
+
+    use super::parts_of;
+
+    #[test]
+    fn parts_of_a_moved_blob_cover_the_range_in_order() {
+        let extent = |logical, chunk, offset, len| ExtentRow { logical, chunk, offset, len };
+        let row = BlobRow {
+            extents: vec![extent(0, 1, 500, 100), extent(100, 2, 0, 50), extent(150, 1, 0, 100)],
+            ..BlobRow::default()
+        };
+        let parts: Vec<(u64, u64, u64)> =
+            parts_of(&row, 90, 160).iter().map(|part| (part.chunk.0, part.offset, part.len)).collect();
+        assert_eq!(parts, [(1, 590, 10), (2, 0, 50), (1, 0, 10)]);
     }
 }

@@ -1,14 +1,17 @@
 //! Chunks: grant, fence, seal, move, delete (ARCHITECTURE 4, rules 5 to 9).
 
+use proto::chunk::ShardName;
 use proto::keys::{self, Counter};
 use proto::meta::{
-    ChunkEntry, Deleted, EndSession, FinishMove, GrantChunks, Outcome, RaiseEpoch, SealChunk, StartMove, refusal,
+    ChunkEntry, Deleted, DiskShards, EndSession, FinishMove, GrantChunks, Outcome, RaiseEpoch, SealChunk, StartMove,
+    refusal,
 };
-use proto::rows::{ChunkRow, DeleteRow, DiskRow, MoveRow, SessionRow, ShardRow, chunk_state, disk_state};
+use proto::rows::{ChunkRow, CounterRow, DeleteRow, DiskRow, MoveRow, SessionRow, ShardRow, chunk_state, disk_state};
 use types::ids::{ChunkId, DiskId, Partition, PlacementId, SessionId};
 
 use super::txn::Txn;
 use super::{Applied, Env, Stop, refuse};
+use crate::store::StoreFault;
 
 const ROOT: Partition = Partition(0);
 /// Chunks of one grant.
@@ -50,7 +53,7 @@ pub(super) fn grant(txn: &mut Txn<'_>, env: &Env, body: &GrantChunks) -> Applied
                 return refuse(refusal::DISK, format!("disk {} is not in use", DiskId(*disk)));
             }
             let placement = txn.next(ROOT, Counter::Placement)?;
-            shards.push(ShardRow { index: index as u32, placement, disk: *disk });
+            shards.push(ShardRow { index: index as u32, placement, disk: *disk, bad: false });
         }
         let chunk = ChunkId::new(env.partition, txn.next(env.partition, Counter::Chunk)?);
         let row = ChunkRow {
@@ -164,7 +167,8 @@ fn forget_shard(txn: &mut Txn<'_>, chunk: ChunkId, remaining: &[ShardRow], shard
 }
 
 /// Writes a chunk's row with everything that follows from it: condemned when nothing can refer to
-/// it any more, listed as missing shards when it has fewer than its policy asks for.
+/// it any more, listed as missing shards when it has fewer good ones than its policy asks for or a
+/// move is under way.
 pub(super) fn settle(txn: &mut Txn<'_>, chunk: ChunkId, mut row: ChunkRow) -> Result<ChunkEntry, Stop> {
     let shards_wanted = row.redundancy.policy().map_or(0, |policy| policy.shards());
     if row.state == chunk_state::SEALED && row.released && row.live_bytes == 0 {
@@ -186,7 +190,9 @@ pub(super) fn settle(txn: &mut Txn<'_>, chunk: ChunkId, mut row: ChunkRow) -> Re
         txn.delete(keys::chunk(chunk));
     } else {
         // A chunk without bytes has nothing to rebuild; it goes when its writer releases it.
-        if row.state == chunk_state::SEALED && row.sealed_len > 0 && row.shards.len() < shards_wanted {
+        let good = row.shards.iter().filter(|shard| !shard.bad).count();
+        let lacks = row.state == chunk_state::SEALED && row.sealed_len > 0 && good < shards_wanted;
+        if lacks || row.pending_move.is_some() {
             txn.put_bytes(keys::missing(chunk), Vec::new());
         } else {
             txn.delete(keys::missing(chunk));
@@ -229,12 +235,12 @@ pub(super) fn start_move(txn: &mut Txn<'_>, body: &StartMove) -> Applied {
         }
         let placement = txn.next(ROOT, Counter::Placement)?;
         txn.put_bytes(keys::disk_chunk(DiskId(shard.disk), ChunkId(body.chunk)), Vec::new());
-        shards.push(ShardRow { placement, ..*shard });
+        shards.push(ShardRow { placement, bad: false, ..*shard });
     }
     let id = txn.next(ROOT, Counter::Move)?;
     row.pending_move = Some(MoveRow { id, shards });
-    txn.put(keys::chunk(ChunkId(body.chunk)), &row);
-    Ok(Outcome { number: id, chunks: vec![ChunkEntry { chunk: body.chunk, row }], ..Outcome::default() })
+    let entry = settle(txn, ChunkId(body.chunk), row)?;
+    Ok(Outcome { number: id, chunks: vec![entry], ..Outcome::default() })
 }
 
 pub(super) fn finish_move(txn: &mut Txn<'_>, body: &FinishMove) -> Applied {
@@ -265,4 +271,53 @@ pub(super) fn deleted(txn: &mut Txn<'_>, body: &Deleted) -> Applied {
         txn.delete(keys::delete(DiskId(body.disk), PlacementId(*placement)));
     }
     Ok(Outcome::default())
+}
+
+/// Marks shards whose bytes are damaged or gone: they stay until they are replaced, since what is
+/// left of them may be needed, but they count as missing.
+pub(super) fn mark_bad(txn: &mut Txn<'_>, body: &DiskShards) -> Applied {
+    for name in &body.shards {
+        let Some(mut row) = txn.get::<ChunkRow>(&keys::chunk(ChunkId(name.chunk)))? else { continue };
+        let found = row.shards.iter_mut().find(|shard| shard.placement == name.placement && shard.disk == body.disk);
+        let Some(shard) = found.filter(|shard| !shard.bad) else { continue };
+        shard.bad = true;
+        settle(txn, ChunkId(name.chunk), row)?;
+    }
+    Ok(Outcome::default())
+}
+
+/// Queues the deletion of shards that a disk holds and no chunk names. Numbers that were never
+/// given out are left alone: they belong to a state that is not this one.
+pub(super) fn drop_unknown(txn: &mut Txn<'_>, body: &DiskShards) -> Applied {
+    if !in_use(txn, body.disk)? {
+        return refuse(refusal::DISK, "the disk is not in use");
+    }
+    for name in &body.shards {
+        if given_out(txn, name)? && !is_named(txn, body.disk, name)? {
+            let row = DeleteRow { disk: body.disk, chunk: name.chunk };
+            txn.put(keys::delete(DiskId(body.disk), PlacementId(name.placement)), &row);
+        }
+    }
+    Ok(Outcome::default())
+}
+
+/// Whether chunk and placement are numbers this cluster has given out.
+pub(crate) fn given_out(txn: &Txn<'_>, name: &ShardName) -> Result<bool, StoreFault> {
+    let chunk = ChunkId(name.chunk);
+    let number = name.chunk & 0x0000_ffff_ffff_ffff;
+    let last = |partition, which| {
+        Ok::<u64, StoreFault>(txn.get::<CounterRow>(&keys::counter(partition, which))?.map_or(0, |row| row.last))
+    };
+    Ok(number <= last(chunk.partition(), Counter::Chunk)? && name.placement <= last(ROOT, Counter::Placement)?)
+}
+
+/// Whether the chunk has, awaits or is about to delete this shard on this disk.
+pub(crate) fn is_named(txn: &Txn<'_>, disk: u64, name: &ShardName) -> Result<bool, StoreFault> {
+    let delete = keys::delete(DiskId(disk), PlacementId(name.placement));
+    if txn.get::<DeleteRow>(&delete)?.is_some() {
+        return Ok(true);
+    }
+    let Some(row) = txn.get::<ChunkRow>(&keys::chunk(ChunkId(name.chunk)))? else { return Ok(false) };
+    let pending = row.pending_move.iter().flat_map(|pending| &pending.shards);
+    Ok(row.shards.iter().chain(pending).any(|shard| shard.placement == name.placement))
 }

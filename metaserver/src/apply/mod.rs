@@ -6,7 +6,7 @@
 //! outcome; anything below the floor, of an unknown or an ended session is refused.
 
 mod buckets;
-mod chunks;
+pub(crate) mod chunks;
 mod disks;
 mod objects;
 mod references;
@@ -147,6 +147,8 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::StartMove(body) => chunks::start_move(txn, body),
         Body::FinishMove(body) => chunks::finish_move(txn, body),
         Body::Deleted(body) => chunks::deleted(txn, body),
+        Body::MarkBad(body) => chunks::mark_bad(txn, body),
+        Body::DropUnknown(body) => chunks::drop_unknown(txn, body),
         Body::CreateBucket(body) => buckets::create(txn, env, body),
         Body::DeleteBucket(body) => buckets::delete(txn, env, body),
         Body::PutObject(body) => objects::put(txn, env, body),
@@ -155,6 +157,7 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::PutPart(body) => uploads::put_part(txn, env, body),
         Body::CompleteUpload(body) => uploads::complete(txn, env, body),
         Body::AbortUpload(body) => uploads::abort(txn, env, body),
+        Body::MoveExtents(body) => references::move_extents(txn, env, body),
         Body::PutAccessKey(body) => buckets::put_access_key(txn, env, body),
         Body::DeleteAccessKey(body) => buckets::delete_access_key(txn, body),
     }

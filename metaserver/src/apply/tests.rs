@@ -1,11 +1,13 @@
 //! Promises of apply, on a map.
 
+use proto::chunk::ShardName;
 use proto::keys;
 use proto::meta::{
-    Body, Command, CompleteUpload, Conditions, CreateBucket, CreateUpload, DeleteObject, GrantChunks, NamedPart,
-    NewBody, Outcome, PlannedChunk, PutObject, PutPart, RegisterSession, SealChunk, refusal,
+    Body, Command, CompleteUpload, Conditions, CreateBucket, CreateUpload, DeleteObject, Deleted, DiskShards,
+    ExtentMove, FinishMove, GrantChunks, MoveExtents, NamedPart, NewBody, Outcome, PlannedChunk, PutObject, PutPart,
+    RegisterSession, SealChunk, StartMove, refusal,
 };
-use proto::rows::{ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, RedundancyRow};
+use proto::rows::{ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, RedundancyRow, ShardRow};
 use types::ids::ChunkId;
 use types::redundancy::Redundancy;
 
@@ -178,4 +180,156 @@ fn refused_part_leaves_the_earlier_part_whole() {
     let outcome = world.command(1, Body::CompleteUpload(complete));
     assert_eq!(outcome.object.map(|object| object.size), Some(100));
     assert_eq!(world.row(chunk).map(|row| row.live_bytes), Some(100));
+}
+
+impl World {
+    /// A sealed chunk of 100 bytes with one object in it.
+    fn sealed_chunk(&mut self) -> u64 {
+        let bucket = self.bucket();
+        let chunk = self.chunk();
+        assert_eq!(self.command(1, Body::PutObject(put(bucket, "k", extents(chunk, 0, 100)))).refusal, refusal::NONE);
+        let keep = self.row(chunk).expect("chunk").shards.iter().map(|shard| shard.placement).collect();
+        let seal = SealChunk { chunk, epoch: 1, len: 100, keep, release: true };
+        assert_eq!(self.bare(Body::SealChunk(seal)).refusal, refusal::NONE);
+        chunk
+    }
+
+    fn is_listed_as_missing(&self, chunk: u64) -> bool {
+        Txn::new(&self.store).get_bytes(&keys::missing(ChunkId(chunk))).expect("store is sound").is_some()
+    }
+
+    fn deletes(&self) -> usize {
+        Txn::new(&self.store).scan_prefix(&[keys::table::DELETE], usize::MAX).expect("store is sound").len()
+    }
+}
+
+fn name(chunk: u64, placement: u64) -> ShardName {
+    ShardName { placement, chunk, index: 0 }
+}
+
+#[test]
+fn bad_shard_stays_and_is_listed_until_a_move_replaces_it() {
+    let mut world = World::new();
+    let chunk = world.sealed_chunk();
+    let bad = world.row(chunk).expect("chunk").shards[0];
+    assert!(!world.is_listed_as_missing(chunk));
+    let mark = |disk, placement| Body::MarkBad(DiskShards { disk, shards: vec![name(chunk, placement)] });
+    world.bare(mark(bad.disk + 1, bad.placement));
+    assert!(!world.is_listed_as_missing(chunk), "another disk's word");
+    world.bare(mark(bad.disk, bad.placement));
+    assert!(world.is_listed_as_missing(chunk));
+    assert_eq!(world.row(chunk).expect("chunk").shards.len(), 2, "what is left of it may be needed");
+    let target = ShardRow { index: bad.index, disk: 3, ..ShardRow::default() };
+    let started = world.bare(Body::StartMove(StartMove { chunk, shards: vec![target] }));
+    world.bare(Body::FinishMove(FinishMove { chunk, id: started.number, commit: true }));
+    let row = world.row(chunk).expect("chunk");
+    assert!(row.shards.iter().all(|shard| !shard.bad && shard.placement != bad.placement));
+    assert!(!world.is_listed_as_missing(chunk));
+    assert_eq!(world.deletes(), 1);
+}
+
+#[test]
+fn at_most_one_move_is_pending_and_its_commit_checks_that_it_still_is() {
+    let mut world = World::new();
+    let chunk = world.sealed_chunk();
+    let start = |disk| {
+        let target = ShardRow { index: 0, disk, ..ShardRow::default() };
+        Body::StartMove(StartMove { chunk, shards: vec![target] })
+    };
+    let first = world.bare(start(3));
+    assert_eq!(first.refusal, refusal::NONE);
+    assert!(world.is_listed_as_missing(chunk), "a move that nobody works on must be found");
+    assert_eq!(world.bare(start(3)).refusal, refusal::CHUNK);
+    let finish = |id, commit| Body::FinishMove(FinishMove { chunk, id, commit });
+    assert_eq!(world.bare(finish(first.number, false)).refusal, refusal::NONE);
+    assert_eq!(world.deletes(), 1, "the aborted move's placement");
+    let before = world.row(chunk);
+    assert_eq!(world.bare(finish(first.number, true)).refusal, refusal::CHUNK);
+    assert_eq!(world.row(chunk), before);
+    let second = world.bare(start(3));
+    assert_eq!(world.bare(finish(first.number, true)).refusal, refusal::CHUNK);
+    assert_eq!(world.bare(finish(second.number, true)).refusal, refusal::NONE);
+    assert!(!world.is_listed_as_missing(chunk));
+}
+
+#[test]
+fn unknown_shard_is_deleted_only_if_no_chunk_names_it_and_its_numbers_were_given_out() {
+    let mut world = World::new();
+    let chunk = world.sealed_chunk();
+    let shard = world.row(chunk).expect("chunk").shards[0];
+    let other = world.row(chunk).expect("chunk").shards[1];
+    let drop = |shards| Body::DropUnknown(DiskShards { disk: shard.disk, shards });
+    world.bare(drop(vec![name(chunk, shard.placement)]));
+    world.bare(drop(vec![name(chunk, 1_000_000), name(chunk + 1000, other.placement)]));
+    assert_eq!(world.deletes(), 0);
+    // A chunk that is gone: its number was given out.
+    let gone = world.chunk();
+    let placement = world.row(gone).expect("chunk").shards[0].placement;
+    let keep = world.row(gone).expect("chunk").shards.iter().map(|shard| shard.placement).collect();
+    world.bare(Body::SealChunk(SealChunk { chunk: gone, epoch: 1, len: 0, keep, release: true }));
+    let deletes = world.deletes();
+    let disk_deletes = Deleted { disk: shard.disk, placements: vec![placement] };
+    world.bare(Body::Deleted(disk_deletes));
+    assert_eq!(world.deletes(), deletes - 1);
+    world.bare(drop(vec![name(gone, placement)]));
+    assert_eq!(world.deletes(), deletes);
+}
+
+#[test]
+fn extents_are_moved_by_compare_and_set_and_the_empty_chunk_goes() {
+    let mut world = World::new();
+    let bucket = world.bucket();
+    let (old, new) = (world.chunk(), world.chunk());
+    for (number, key) in ["dead", "kept", "deleted meanwhile"].into_iter().enumerate() {
+        let body = extents(old, number as u64 * 100, 100);
+        assert_eq!(world.command(1, Body::PutObject(put(bucket, key, body))).refusal, refusal::NONE);
+    }
+    let keep = world.row(old).expect("chunk").shards.iter().map(|shard| shard.placement).collect();
+    world.bare(Body::SealChunk(SealChunk { chunk: old, epoch: 1, len: 300, keep, release: true }));
+    let delete =
+        |key: &str| Body::DeleteObject(DeleteObject { bucket, key: key.into(), conditions: Conditions::default() });
+    world.command(1, delete("dead"));
+    let blobs: Vec<u64> = (1..=3).collect();
+    let moved = |blob: usize, from: u64, to: u64| ExtentMove {
+        blob: blobs[blob],
+        old: ExtentRow { logical: 0, chunk: old, offset: from, len: 100 },
+        new: vec![
+            ExtentRow { logical: 0, chunk: new, offset: to, len: 60 },
+            ExtentRow { logical: 60, chunk: new, offset: to + 60, len: 40 },
+        ],
+    };
+    world.command(1, delete("deleted meanwhile"));
+    let moves = vec![moved(0, 0, 0), moved(1, 100, 100), moved(2, 200, 200)];
+    let outcome = world.command(1, Body::MoveExtents(MoveExtents { chunk: old, moves: moves.clone() }));
+    assert_eq!((outcome.refusal, outcome.number), (refusal::NONE, 1));
+    assert!(world.row(old).is_none(), "nothing is left in it");
+    assert_eq!(world.row(new).map(|row| row.live_bytes), Some(100));
+    let again = world.command(1, Body::MoveExtents(MoveExtents { chunk: old, moves }));
+    assert_eq!((again.refusal, again.number), (refusal::NONE, 0));
+    assert_eq!(world.row(new).map(|row| row.live_bytes), Some(100));
+    // The object's blob names its new place, and frees it when it is deleted.
+    world.command(1, delete("kept"));
+    assert_eq!(world.row(new).map(|row| row.live_bytes), Some(0));
+    let references = Txn::new(&world.store).scan_prefix(&[keys::table::REFERENCE], usize::MAX).expect("store is sound");
+    assert!(references.is_empty());
+}
+
+#[test]
+fn extents_are_not_moved_into_a_chunk_of_another_session_or_with_gaps() {
+    let mut world = World::new();
+    let old = world.sealed_chunk();
+    let new = world.chunk();
+    let row = ExtentRow { logical: 0, chunk: old, offset: 0, len: 100 };
+    let run = |world: &mut World, new: Vec<ExtentRow>| {
+        let moves = vec![ExtentMove { blob: 1, old: row, new }];
+        world.command(1, Body::MoveExtents(MoveExtents { chunk: old, moves })).refusal
+    };
+    let place = |logical, len| ExtentRow { logical, chunk: new, offset: 0, len };
+    assert_eq!(run(&mut world, vec![place(0, 50), place(60, 50)]), refusal::MALFORMED);
+    assert_eq!(run(&mut world, vec![place(0, 99)]), refusal::MALFORMED);
+    assert_eq!(run(&mut world, Vec::new()), refusal::MALFORMED);
+    world.session = world.bare(Body::RegisterSession(RegisterSession { name: "other".into(), nonce: 8 })).number;
+    world.sequence = 0;
+    assert_eq!(run(&mut world, vec![place(0, 100)]), refusal::CHUNK);
+    assert_eq!(world.row(old).map(|row| row.live_bytes), Some(100));
 }

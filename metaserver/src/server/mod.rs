@@ -3,11 +3,14 @@
 //! Any replica answers who leads; everything else is the leader's. What the leader merely hears
 //! (heartbeats) lives in memory and is counted anew by each leader; what matters is in Raft.
 
+mod abandoned;
+mod census;
 mod heartbeat;
 mod jobs;
 mod listing;
 pub mod placement;
 mod query;
+mod repairs;
 pub mod seal;
 mod upkeep;
 
@@ -26,7 +29,10 @@ use rpc::call::{Call, Reply};
 use rpc::peers::Peers;
 use types::ids::{DiskId, StoreId};
 
+use self::abandoned::Turns;
+use self::census::Rounds;
 use self::heartbeat::Liveness;
+use self::repairs::Repairs;
 use crate::apply::txn::Txn;
 use crate::consensus::replica::{Replica, ReplicaConfig, ReplicaError, StartError};
 use crate::store::{StateStore, StoreFault};
@@ -70,10 +76,16 @@ struct Inner {
     liveness: RefCell<Liveness>,
     /// Chunks being sealed, so that one seal serves all who ask.
     sealing: RefCell<BTreeMap<u64, Rc<tokio::sync::Notify>>>,
+    abandoned: RefCell<Turns>,
+    census: RefCell<Rounds>,
     /// When a pending move was leased, by move id.
     leased: RefCell<BTreeMap<u64, platform::clock::Instant>>,
-    /// Chunks whose repair failed or cannot be planned, until when they are passed over.
-    put_off: RefCell<BTreeMap<u64, platform::clock::Instant>>,
+    repairs: RefCell<Repairs>,
+    /// The chunk up to which crowded and mostly dead ones were looked for, and when.
+    looked_upto: Cell<u64>,
+    looked_at: Cell<platform::clock::Instant>,
+    /// Chunks that are being compacted, until when nobody else tries.
+    compacting: RefCell<BTreeMap<u64, platform::clock::Instant>>,
     /// How often a domain was chosen: spreads new chunks evenly.
     chosen: RefCell<BTreeMap<u64, u64>>,
     status: RefCell<Option<(platform::clock::Instant, proto::meta::StatusView)>>,
@@ -154,8 +166,13 @@ impl MetaServer {
             name,
             liveness: RefCell::new(Liveness::default()),
             sealing: RefCell::new(BTreeMap::new()),
+            abandoned: RefCell::new(Turns::default()),
+            census: RefCell::new(Rounds::default()),
             leased: RefCell::new(BTreeMap::new()),
-            put_off: RefCell::new(BTreeMap::new()),
+            repairs: RefCell::new(Repairs::default()),
+            looked_upto: Cell::new(0),
+            looked_at: Cell::new(platform::clock::Instant(0)),
+            compacting: RefCell::new(BTreeMap::new()),
             chosen: RefCell::new(BTreeMap::new()),
             status: RefCell::new(None),
             repaired: Cell::new(0),
@@ -163,6 +180,7 @@ impl MetaServer {
             full: Cell::new(false),
         }));
         platform.tasks().spawn(server.clone().upkeep());
+        platform.tasks().spawn(server.clone().take_census());
         Ok(server)
     }
 
@@ -185,6 +203,9 @@ impl MetaServer {
                 sealed.map(|entry| Reply::of(Answer::Chunks(ChunkList { chunks: vec![entry] })))
             }
             Request::LeaseJob(ask) => self.lease_job(ask).await.map(|job| Reply::of(Answer::Job(job))),
+            Request::CheckDisk(ask) => {
+                self.check_disk(ask).await.map(|checked| Reply::of(Answer::DiskChecked(checked)))
+            }
             Request::Raft(bytes) => {
                 if self.0.replica.receive(&bytes) {
                     Ok(Reply::of(Answer::Done(Done {})))
@@ -251,6 +272,10 @@ impl MetaServer {
             ));
         }
         let registers = matches!(command.body, Some(Body::RegisterSession(_)));
+        if matches!(command.body, Some(Body::RegisterDisk(_))) {
+            // Repairs that found no place or no source may find them now.
+            self.0.repairs.borrow_mut().try_all_again();
+        }
         let outcome = self.propose(command).await?;
         if registers {
             // Its first heartbeat comes a little later; until then this is its sign of life.
@@ -296,12 +321,13 @@ impl MetaServer {
             return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "no such redundancy"));
         };
         let count = ask.count.clamp(1, 16);
+        let space_min = if ask.reserve { 0 } else { placement::SPACE_MIN };
         let mut chunks = Vec::new();
         for _ in 0..count {
-            let candidates = self.candidates(&ask.avoid)?;
+            let candidates = self.candidates_with(&ask.avoid, space_min)?;
             let planned = placement::plan(policy, &candidates).or_else(|| {
                 // Better on a disk that failed a moment ago than nowhere.
-                self.candidates(&[]).ok().and_then(|all| placement::plan(policy, &all))
+                self.candidates_with(&[], space_min).ok().and_then(|all| placement::plan(policy, &all))
             });
             let Some(disks) = planned else {
                 let text = format!("too few disks for {policy}: {} usable", candidates.len());

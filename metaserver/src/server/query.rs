@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::keys;
 use proto::meta::{Ask, ChunkEntry, DiskEntry, ListedAccessKey, ListedPart, Query, StatusView, View};
-use proto::rows::{AccessKeyRow, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state};
+use proto::rows::{
+    AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state,
+};
 use proto::service::{class, code};
 use types::ids::{BlobId, ChunkId, Partition};
 
@@ -77,6 +79,13 @@ impl MetaServer {
                     }
                 }
             }
+            Some(Ask::Blob(ask)) => {
+                let partition = Partition(ask.partition as u16);
+                let body = BodyRow { blobs: vec![BlobRef { blob: ask.blob, len: 0 }] };
+                if txn.get_bytes(&keys::blob(partition, BlobId(ask.blob)))?.is_some() {
+                    add_body(&txn, partition, &body, &mut view)?;
+                }
+            }
             Some(Ask::Disks(_)) => view.disks = self.disk_entries()?,
             Some(Ask::Status(_)) => view.status = Some(self.status()?),
             Some(Ask::Cluster(_)) => view.cluster = txn.get(&keys::cluster())?,
@@ -99,6 +108,8 @@ impl MetaServer {
                     total_bytes: heard.map_or(0, |heard| heard.total_bytes),
                     available_bytes: heard.map_or(0, |heard| heard.available_bytes),
                     failed: heard.is_some_and(|heard| heard.failed),
+                    scrub: self.scrub_of(disk),
+                    unknown_shards: self.unknown_on(disk),
                 }
             })
             .collect())
@@ -118,7 +129,12 @@ impl MetaServer {
             .map(|entry| (entry.disk, (entry.row.domain, entry.alive && !entry.failed)))
             .collect();
         let replica = &self.0.replica;
+        let repairs = self.repair_progress()?;
         let mut status = StatusView {
+            repair_chunks: repairs.chunks_left,
+            repair_bytes: repairs.bytes_left,
+            repair_bytes_per_s: repairs.bytes_per_s,
+            repair_eta_s: repairs.eta_s,
             leader: replica.leader(),
             term: replica.term(),
             applied: replica.applied(),
@@ -149,9 +165,11 @@ fn count(status: &mut StatusView, row: &ChunkRow, domains: &BTreeMap<u64, (Strin
     if row.state == chunk_state::OPEN && row.committed_len == 0 {
         return;
     }
+    status.bad_shards += row.shards.iter().filter(|shard| shard.bad).count() as u64;
     let alive: Vec<&String> = row
         .shards
         .iter()
+        .filter(|shard| !shard.bad)
         .filter_map(|shard| domains.get(&shard.disk).filter(|(_, alive)| *alive).map(|(domain, _)| domain))
         .collect();
     let spread: BTreeSet<&&String> = alive.iter().collect();

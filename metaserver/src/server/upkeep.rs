@@ -1,5 +1,5 @@
 //! What the leader does once a second: sessions that are silent, disks that are gone, chunks whose
-//! writer or disk is gone, shards to delete.
+//! writer or disk is gone (`abandoned`), shards to delete.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proto::chunk::Delete;
 use proto::keys;
 use proto::meta::{Body, Deleted, EndSession, LoseDisk};
-use proto::rows::{DiskRow, SessionRow, chunk_state, disk_state};
+use proto::rows::{DiskRow, SessionRow, disk_state};
 use proto::service::Request;
 use types::ids::{Partition, StoreId};
 
@@ -16,18 +16,30 @@ use super::{MetaServer, Trouble};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
 
-const PERIOD: Duration = Duration::from_secs(1);
+/// Space that was freed comes back this soon; everything else is looked at in every fourth turn.
+const PERIOD: Duration = Duration::from_millis(250);
+const TURNS: u32 = 4;
+/// How long a disk may take to delete shards before the others go on.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Shards deleted in one call.
 const DELETE_MAX: usize = 500;
-/// Chunks sealed in one round.
-const SEAL_MAX: usize = 16;
 
 impl MetaServer {
     pub(super) async fn upkeep(self) {
+        let mut turn = 0;
         loop {
             self.0.platform.clock().sleep(PERIOD).await;
             if self.0.replica.stopped().is_some() {
                 return;
+            }
+            turn = (turn + 1) % TURNS;
+            if turn > 0 {
+                if self.0.replica.is_leader()
+                    && let Err(trouble) = self.delete_shards().await
+                {
+                    tracing::debug!(text = %trouble.failure().text, "shards are not deleted yet");
+                }
+                continue;
             }
             if let Ok(space) = self.0.disk.space() {
                 self.0.full.set(space.available < super::RESERVE_BYTES);
@@ -51,7 +63,7 @@ impl MetaServer {
         }
         self.end_silent_sessions().await?;
         self.lose_disks().await?;
-        self.seal_abandoned().await?;
+        self.seal_abandoned()?;
         self.delete_shards().await?;
         self.expire_moves().await
     }
@@ -91,37 +103,7 @@ impl MetaServer {
             if failed || gone {
                 tracing::warn!(disk = %Self::disk_name(disk), failed, "disk is declared lost, its shards are repaired elsewhere");
                 self.propose_own(Body::LoseDisk(LoseDisk { disk })).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Seals open chunks whose session has ended or one of whose disks is gone.
-    async fn seal_abandoned(&self) -> Result<(), Trouble> {
-        let now = self.0.platform.clock().now();
-        let disks = self.disks()?;
-        let mut due = Vec::new();
-        let txn = Txn::new(self.0.replica.store());
-        for (key, _) in txn.scan_prefix(&[keys::table::OPEN_CHUNK], usize::MAX)? {
-            let Some(chunk) = keys::last_u64(&key) else { continue };
-            let Some(row) = self.chunk(chunk)? else { continue };
-            let liveness = self.0.liveness.borrow();
-            let gone = |disk: &u64| {
-                let lost = disks.get(disk).is_none_or(|row| row.state == disk_state::LOST);
-                let silence = liveness.disk_silence(*disk, now);
-                lost || silence.is_some_and(|silence| silence > self.0.times.disk_silent * 4)
-            };
-            if row.state == chunk_state::OPEN && (row.released || row.shards.iter().any(|shard| gone(&shard.disk))) {
-                due.push(chunk);
-            }
-            if due.len() >= SEAL_MAX {
-                break;
-            }
-        }
-        let seals = due.into_iter().map(|chunk| self.seal_chunk(chunk, false));
-        for sealed in futures_util::future::join_all(seals).await {
-            if let Err(trouble) = sealed {
-                tracing::debug!(text = %trouble.failure().text, "an abandoned chunk is not sealed yet");
+                self.0.repairs.borrow_mut().forget_order();
             }
         }
         Ok(())
@@ -130,26 +112,28 @@ impl MetaServer {
     async fn delete_shards(&self) -> Result<(), Trouble> {
         let now = self.0.platform.clock().now();
         let disks: BTreeMap<u64, DiskRow> = self.disks()?;
-        for (disk, row) in disks {
+        let usable = |disk: u64, row: &DiskRow| {
             let alive = self.0.liveness.borrow().disk(disk, now, self.0.times.disk_silent).is_some();
-            if !alive || row.state != disk_state::IN {
-                continue;
+            alive && row.state == disk_state::IN
+        };
+        let asks = disks.iter().filter(|(disk, row)| usable(**disk, row)).map(|(disk, row)| self.delete_on(*disk, row));
+        futures_util::future::join_all(asks).await.into_iter().collect()
+    }
+
+    async fn delete_on(&self, disk: u64, row: &DiskRow) -> Result<(), Trouble> {
+        let prefix = [&[keys::table::DELETE][..], &disk.to_be_bytes()].concat();
+        let rows = Txn::new(self.0.replica.store()).scan_prefix(&prefix, DELETE_MAX)?;
+        let placements: Vec<u64> = rows.iter().filter_map(|(key, _)| keys::last_u64(key)).collect();
+        if placements.is_empty() {
+            return Ok(());
+        }
+        let request = Request::Delete(Delete { placements: placements.clone() });
+        let id = self.0.peers.new_request();
+        match self.0.peers.call(&row.address, StoreId(row.store), id, request, Bytes::new(), DELETE_TIMEOUT).await {
+            Ok(_) => {
+                self.propose_own(Body::Deleted(Deleted { disk, placements })).await?;
             }
-            let prefix = [&[keys::table::DELETE][..], &disk.to_be_bytes()].concat();
-            let rows = Txn::new(self.0.replica.store()).scan_prefix(&prefix, DELETE_MAX)?;
-            let placements: Vec<u64> = rows.iter().filter_map(|(key, _)| keys::last_u64(key)).collect();
-            if placements.is_empty() {
-                continue;
-            }
-            let request = Request::Delete(Delete { placements: placements.clone() });
-            let id = self.0.peers.new_request();
-            let timeout = Duration::from_secs(5);
-            match self.0.peers.call(&row.address, StoreId(row.store), id, request, Bytes::new(), timeout).await {
-                Ok(_) => {
-                    self.propose_own(Body::Deleted(Deleted { disk, placements })).await?;
-                }
-                Err(error) => tracing::debug!(disk, %error, "shards are not deleted yet"),
-            }
+            Err(error) => tracing::debug!(disk, %error, "shards are not deleted yet"),
         }
         Ok(())
     }

@@ -1,0 +1,202 @@
+//! The scrub: reads everything at rest once in a set time, so that rot is found while there is
+//! redundancy to repair it from.
+//!
+//! It reads through the same verified read as everybody, spread evenly over the cycle, and what it
+//! finds is noted by that read. It goes on where it was over restarts.
+
+use std::time::Duration;
+
+use platform::clock::Instant;
+use proto::chunk::ScrubState;
+use types::ids::PlacementId;
+
+use super::write::Target;
+use super::{Store, StoreError};
+
+/// Bytes read at once.
+const STEP: u64 = 256 << 10;
+/// The most bytes a second, however short the cycle is.
+const RATE_MAX: u64 = 64 << 20;
+/// How long the place reached may be unknown to the next start.
+const REMEMBER: Duration = Duration::from_secs(600);
+/// Pause when there is nothing to read.
+const IDLE: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// Scrubs for ever, everything within `cycle`; spawn it beside the store.
+    pub async fn scrub(self, cycle: Duration) {
+        let clock = self.0.platform.clock().clone();
+        let mut remembered = clock.now();
+        let mut rounds = 0;
+        loop {
+            let began = clock.now();
+            let total_bytes = self.bytes_held();
+            let rate = rate(total_bytes, cycle);
+            self.0.scrub.set(ScrubState {
+                cycle_s: cycle.as_secs(),
+                done_bytes: 0,
+                total_bytes,
+                rate_bytes: rate,
+                rounds,
+            });
+            // From where it was to the end, then from the beginning.
+            let first = self.0.scrubbed.get();
+            let mut after = first;
+            let mut wrapped = false;
+            loop {
+                if self.is_failed() {
+                    return;
+                }
+                let Some((target, len)) =
+                    self.shard_behind(after).filter(|(next, _)| !wrapped || next.placement <= first)
+                else {
+                    if wrapped || first == PlacementId(0) {
+                        break;
+                    }
+                    (wrapped, after) = (true, PlacementId(0));
+                    continue;
+                };
+                self.scrub_shard(target, len, rate).await;
+                after = target.placement;
+                self.0.scrubbed.set(after);
+                if clock.now().saturating_since(remembered) > REMEMBER {
+                    remembered = clock.now();
+                    if let Err(error) = self.checkpoint().await {
+                        tracing::warn!(store = %self.0.id, %error, "checkpoint failed");
+                    }
+                }
+            }
+            self.0.scrubbed.set(PlacementId(0));
+            rounds += 1;
+            self.rest(began, cycle).await;
+        }
+    }
+
+    /// Small stores are read quickly; the next round waits for the next cycle all the same.
+    async fn rest(&self, began: Instant, cycle: Duration) {
+        let clock = self.0.platform.clock();
+        let took = clock.now().saturating_since(began);
+        clock.sleep(cycle.saturating_sub(took).max(IDLE)).await;
+    }
+
+    fn bytes_held(&self) -> u64 {
+        self.0.state.borrow().shards.values().map(|shard| shard.durable_len()).sum()
+    }
+
+    fn shard_behind(&self, after: PlacementId) -> Option<(Target, u64)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let state = self.0.state.borrow();
+        let (_, shard) = state.shards.range((Excluded(after), Unbounded)).next()?;
+        let target = Target { chunk: shard.chunk, placement: shard.placement, index: shard.index };
+        Some((target, shard.durable_len()))
+    }
+
+    async fn scrub_shard(&self, target: Target, len: u64, rate: u64) {
+        let mut at = 0;
+        while at < len {
+            let step = STEP.min(len - at);
+            match self.read(target, at, step as usize).await {
+                Ok(_) => {}
+                // It is repaired as a whole: the rest of it need not be read.
+                Err(StoreError::NoShard | StoreError::Beyond { .. } | StoreError::Rot { .. } | StoreError::Disk(_)) => {
+                    self.count(len - at);
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(placement = %target.placement, %error, "shard cannot be scrubbed");
+                    self.count(len - at);
+                    return;
+                }
+            }
+            at += step;
+            self.count(step);
+            self.0.platform.clock().sleep(Duration::from_nanos(step.saturating_mul(1_000_000_000) / rate)).await;
+        }
+    }
+
+    fn count(&self, bytes: u64) {
+        let mut state = self.0.scrub.get();
+        state.done_bytes += bytes;
+        self.0.scrub.set(state);
+    }
+}
+
+/// Bytes a second at which `total` bytes take nine tenths of the cycle: what is written meanwhile
+/// is read too.
+fn rate(total: u64, cycle: Duration) -> u64 {
+    let ms = u64::try_from(cycle.as_millis()).unwrap_or(u64::MAX).max(1);
+    (u128::from(total) * 1000 * 10 / 9 / u128::from(ms)).clamp(4096, u128::from(RATE_MAX)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proto::chunk::Census;
+
+    use super::rate;
+    use crate::store::tests::{append, open, pattern, simulated};
+
+    const NOTHING: Census = Census { after: 0, upto: 0 };
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn rot_that_nobody_reads_is_found_within_a_cycle() {
+        // A header, a payload, and a write that went astray.
+        for fault in 0..3 {
+            simulated(move |sim| async move {
+                let platform = sim.node();
+                let store = open(&platform).await;
+                for placement in 1..=4 {
+                    append(&platform, &store, placement, 1, 0, &pattern(placement, 700_000)).await.expect("append");
+                }
+                let slot = 2 << 20;
+                match fault {
+                    0 => sim.rot(slot + 50),
+                    1 => sim.rot(slot + 4096 + 600_000),
+                    _ => sim.fault(platform::fault::DiskFault::Misdirect {
+                        file: "data".into(),
+                        from: (1 << 20) + 8 * 4096,
+                        to: slot + 20 * 4096,
+                    }),
+                }
+                platform.tasks().spawn(store.clone().scrub(HOUR)).detach();
+                platform.clock().sleep(HOUR).await;
+                let damaged = store.census(NOTHING).damaged;
+                assert_eq!(damaged.iter().map(|name| name.placement).collect::<Vec<_>>(), [3], "fault {fault}");
+                assert!(store.scrub_state().rounds >= 1 || store.scrub_state().done_bytes == 2_800_000);
+            });
+        }
+    }
+
+    #[test]
+    fn scrub_goes_on_where_it_was_after_a_restart() {
+        simulated(|sim| async move {
+            let platform = sim.node();
+            let store = open(&platform).await;
+            for placement in 1..=4 {
+                append(&platform, &store, placement, 1, 0, &pattern(placement, 700_000)).await.expect("append");
+            }
+            platform.tasks().spawn(store.clone().scrub(HOUR)).detach();
+            platform.clock().sleep(Duration::from_secs(1500)).await;
+            let done = store.scrub_state().done_bytes;
+            assert!((700_000..2_100_000).contains(&done), "{done}");
+            store.checkpoint().await.expect("checkpoint");
+            // In what was not read yet.
+            sim.rot((3 << 20) + 50);
+            sim.crash();
+            let platform = sim.node();
+            let store = open(&platform).await;
+            platform.tasks().spawn(store.clone().scrub(HOUR)).detach();
+            platform.clock().sleep(Duration::from_secs(2200)).await;
+            assert_eq!(store.census(NOTHING).damaged.len(), 1);
+        });
+    }
+
+    #[test]
+    fn rate_is_what_the_cycle_asks_for_within_bounds() {
+        assert_eq!(rate(900 << 20, Duration::from_secs(1000)), 1 << 20);
+        assert_eq!(rate(1 << 50, Duration::from_secs(1)), super::RATE_MAX);
+        assert_eq!(rate(0, HOUR), 4096);
+    }
+}
