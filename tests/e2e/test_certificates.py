@@ -1,8 +1,10 @@
 """Processes speak to each other by mutual TLS only, and certificates are exchanged while they run."""
 
 import json
+import os
 import pathlib
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -91,7 +93,11 @@ def test_certificates(tmp_path):
         for key in stored[:: max(1, len(stored) // 50)]:
             assert client.get_object(Bucket="bucket", Key=key)["Body"].read() == key.encode() * 5000
         # One that lost its certificates says so and does not run in the clear.
-        cluster.kill("chunk-2")
+        os.kill(cluster.process("chunk-2")["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while os.path.exists(f"/proc/{cluster.process('chunk-2')['pid']}/exe"):
+            assert time.monotonic() < deadline, "chunk-2 does not stop"
+            time.sleep(0.1)
         (data / "chunk-2" / "tls.json").rename(data / "chunk-2" / "elsewhere")
         lost = subprocess.run(cluster.process("chunk-2")["argv"], capture_output=True, timeout=30)
         assert lost.returncode == 1
