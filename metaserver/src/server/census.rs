@@ -56,7 +56,6 @@ struct Walk {
 struct Unknown {
     since: Instant,
     name: ShardName,
-    alien: bool,
 }
 
 /// What the leader remembers of all disks.
@@ -185,7 +184,7 @@ impl MetaServer {
                                 disk, placement = found.shard.placement, chunk = %ChunkId(found.shard.chunk), alien,
                                 "a disk holds a shard that no chunk names; it is left alone for now"
                             );
-                            Unknown { since: now, name: found.shard, alien }
+                            Unknown { since: now, name: found.shard }
                         });
                         if !alien && now.saturating_since(known.since) >= QUARANTINE {
                             expired.push(found.shard);
