@@ -232,11 +232,11 @@ fn damage_that_a_disk_tells_of_is_marked_at_once() {
 #[test]
 fn unknown_shard_is_quarantined_then_deleted_and_an_alien_one_never() {
     story(|world| async move {
-        // Placement 1 was given out, but to disk 1 and this chunk; on disk 2 nobody names it.
+        // One that was given out, but for the other disk; here nobody names it.
         let given_out = world.shard_on(1).placement.min(world.shard_on(2).placement);
         let disk = if world.shard_on(1).placement == given_out { 2 } else { 1 };
-        world.hold(disk, given_out, 1, 5);
-        world.hold(disk, 1_000_000, 1, 5);
+        world.hold(disk, given_out, world.chunk, 5);
+        world.hold(disk, 1_000_000, world.chunk, 5);
         let mut found = world.differences(disk).await;
         found.sort_unstable();
         assert_eq!(found, [(given_out, difference::UNKNOWN), (1_000_000, difference::ALIEN)]);
