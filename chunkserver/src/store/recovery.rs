@@ -68,9 +68,11 @@ impl Store {
         let damaged = shards.values().filter(|shard| shard.has_holes).map(|shard| shard.placement).collect();
         let used: BTreeSet<u64> = shards.values().flat_map(|shard| shard.slots.iter().map(|(slot, _)| *slot)).collect();
         let space = disk.space().unwrap_or(Space { total: 0, available: 0 });
+        let slots = Slots::recovered(count, &used, next_sequence);
         let state = State {
             shards,
-            slots: Slots::recovered(count, &used, next_sequence),
+            slots_then: slots.count(),
+            slots,
             fresh_records: 0,
             dying: BTreeMap::new(),
             deleted: BTreeSet::new(),

@@ -249,6 +249,27 @@ fn full_store_can_be_fenced_sealed_and_compacted() {
 }
 
 #[test]
+fn reserve_is_not_eaten_between_two_looks_at_the_space() {
+    let options = SimOptions { disk_capacity: 20 << 20, ..SimOptions::default() };
+    let simulation = Simulation::new(5, options);
+    simulation.set_faults(false);
+    let platform = simulation.node("n");
+    let story = async move {
+        let disk = platform.open_disk(Path::new("/d")).expect("disk");
+        let reserved = StoreConfig { reserve_bytes: 8 << 20, ..config() };
+        let store = Store::open(platform.clone(), disk.clone(), StoreId(77), reserved).await.expect("store");
+        let mut refused = 0;
+        for placement in 1..=30 {
+            refused += u32::from(append(&platform, &store, placement, 1, 0, &pattern(1, 1_000_000)).await.is_err());
+        }
+        assert!((15..25).contains(&refused), "{refused} of 30");
+        let left = disk.space().expect("space").available;
+        assert!(left >= 7 << 20, "{left} bytes are left of the reserve");
+    };
+    simulation.run(story, Duration::from_secs(600)).expect("story ends");
+}
+
+#[test]
 fn real_disk_gives_back_what_was_appended() {
     let dir = std::env::temp_dir().join(format!("bixi-store-{}", std::process::id()));
     platform::run(|platform| async move {
