@@ -101,7 +101,7 @@ fn compare(disk: u64, chunks: &BTreeMap<u64, ChunkRow>, held: &[HeldShard], upto
         let row = chunks.get(&shard.name.chunk);
         let pending = row.and_then(|row| row.pending_move.as_ref()).map_or(&[][..], |pending| &pending.shards);
         let named = row.map_or(&[][..], |row| &row.shards).iter().chain(pending);
-        if !named.into_iter().any(|named| named.placement == shard.name.placement) {
+        if !named.into_iter().any(|named| named.placement == shard.name.placement && named.disk == disk) {
             out.push(Difference { shard: shard.name, kind: difference::UNKNOWN, have: shard.len, want: 0 });
         }
     }
