@@ -43,15 +43,18 @@ const BODY_MAX: usize = 64 << 10;
 /// The longest name of a user.
 const USER_LEN_MAX: usize = 64;
 
+/// A tree that is being put together, or why it cannot be.
+pub type Told = LocalBoxFuture<'static, Result<Value, String>>;
+
 /// What the process knows and the admin listener tells.
 #[derive(Clone)]
 pub struct AdminHooks {
     /// Whether requests can be served now.
     pub ready: Rc<dyn Fn() -> bool>,
     /// The tree of `bixi status`.
-    pub status: Rc<dyn Fn() -> LocalBoxFuture<'static, Result<Value, String>>>,
+    pub status: Rc<dyn Fn() -> Told>,
     /// A page of the comparison of a disk (first number) with the metadata, from a chunk on.
-    pub fsck: Rc<dyn Fn(u64, u64) -> LocalBoxFuture<'static, Result<Value, String>>>,
+    pub fsck: Rc<dyn Fn(u64, u64) -> Told>,
     /// Prometheus text.
     pub metrics: Rc<dyn Fn() -> String>,
 }

@@ -31,7 +31,9 @@ impl Store {
             if turns.is_multiple_of(4)
                 && let Ok(space) = self.0.disk.space()
             {
-                self.0.state.borrow_mut().space = space;
+                let mut state = self.0.state.borrow_mut();
+                state.space = space;
+                state.slots_then = state.slots.count();
             }
             turns += 1;
             let (fresh, resting) = {

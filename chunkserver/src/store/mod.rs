@@ -113,6 +113,8 @@ struct State {
     damaged: BTreeSet<PlacementId>,
     /// Bytes the data file could still grow by, asked now and then.
     space: Space,
+    /// Slots in the file when that was asked: what came since is not off it yet.
+    slots_then: u64,
 }
 
 pub(crate) struct Inner {
@@ -188,7 +190,8 @@ impl Store {
         let free = self.free_bytes();
         let state = self.0.state.borrow();
         let cap = self.0.config.capacity_bytes;
-        let growth = state.space.available.saturating_sub(self.0.config.reserve_bytes);
+        let grown = (state.slots.count() - state.slots_then) * self.0.config.slot_size;
+        let growth = state.space.available.saturating_sub(self.0.config.reserve_bytes + grown);
         let growth = if cap == 0 {
             growth
         } else {
@@ -210,7 +213,7 @@ impl Inner {
             Need::Compaction => (self.config.reserve_bytes / 2, RESERVE_SLOTS),
             Need::Control => (self.config.reserve_bytes / 3, 2 * RESERVE_SLOTS),
         };
-        let by_space = state.slots.count() + state.space.available.saturating_sub(reserve) / self.config.slot_size;
+        let by_space = state.slots_then + state.space.available.saturating_sub(reserve) / self.config.slot_size;
         if self.config.capacity_bytes == 0 {
             return by_space;
         }

@@ -22,7 +22,7 @@ use super::slots::Slots;
 use super::{Inner, State, Store, StoreError, tail};
 
 /// Shards whose tails are read at once.
-const SHARDS_AT_ONCE: usize = 16;
+const SHARDS_AT_ONCE: usize = 8;
 /// First records of slots read at once.
 const SLOTS_AT_ONCE: usize = 32;
 
@@ -65,15 +65,18 @@ impl Store {
         let count = file_len.div_ceil(config.slot_size);
         let scrubbed = PlacementId(checkpoint.scrubbed);
         let (shards, next_sequence) = recovery.run(checkpoint, count).await.map_err(io)?;
+        let damaged = shards.values().filter(|shard| shard.has_holes).map(|shard| shard.placement).collect();
         let used: BTreeSet<u64> = shards.values().flat_map(|shard| shard.slots.iter().map(|(slot, _)| *slot)).collect();
         let space = disk.space().unwrap_or(Space { total: 0, available: 0 });
+        let slots = Slots::recovered(count, &used, next_sequence);
         let state = State {
             shards,
-            slots: Slots::recovered(count, &used, next_sequence),
+            slots_then: slots.count(),
+            slots,
             fresh_records: 0,
             dying: BTreeMap::new(),
             deleted: BTreeSet::new(),
-            damaged: BTreeSet::new(),
+            damaged,
             space,
         };
         let store = Store(Rc::new(Inner {
@@ -212,6 +215,7 @@ fn shard_of(entry: &ShardEntry) -> Shard {
 #[cfg(test)]
 mod tests {
     use platform::fault::DiskFault;
+    use proto::chunk::Census;
     use types::ids::{Epoch, RequestId};
 
     use crate::store::StoreError;
@@ -326,6 +330,26 @@ mod tests {
             let refused = append(&platform, &store, 1, 1, 1_040_000, b"x").await;
             assert!(matches!(refused, Err(StoreError::Fenced { stored: Epoch(2) })), "{refused:?}");
             assert_eq!(store.read(target(1), 0, 1_040_000).await.expect("read").len(), 1_040_000);
+        });
+    }
+
+    #[test]
+    fn rotten_record_of_a_tail_is_told_as_damage_at_the_start() {
+        simulated(|sim| async move {
+            let platform = sim.node();
+            let store = open(&platform).await;
+            for step in 0..3 {
+                append(&platform, &store, 1, 1, step * 9000, &pattern(step, 9000)).await.expect("append");
+            }
+            // The header of the second record: the third one says that it was durable.
+            sim.rot(4096 + 4 * 4096 + 9);
+            sim.crash();
+            let store = open(&sim.node()).await;
+            let damaged = store.census(Census { after: 0, upto: 0 }).damaged;
+            assert_eq!(damaged.iter().map(|name| name.placement).collect::<Vec<_>>(), [1]);
+            let state = store.fence(target(1), Epoch(2), RequestId(1)).await.expect("fence");
+            assert_eq!((state.len, state.cut), (27_000, false));
+            assert!(matches!(store.read(target(1), 9000, 10).await, Err(StoreError::Rot { .. })));
         });
     }
 }

@@ -77,6 +77,8 @@ pub struct Shard {
     pub cut: bool,
     /// A write failed, or a tail was cut and no fence came since: no appends.
     pub broken: bool,
+    /// Recovery found rotten records below what was durable: it is to be repaired.
+    pub has_holes: bool,
     /// (slot, sequence), in order.
     pub slots: Vec<(u64, u64)>,
     /// Durable data records in order of offset.
@@ -112,6 +114,7 @@ impl Shard {
             sealed: false,
             cut: false,
             broken: false,
+            has_holes: false,
             slots: Vec::new(),
             records: Vec::new(),
             tail: 0,

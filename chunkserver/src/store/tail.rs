@@ -16,9 +16,9 @@ use super::shard::{RecordRef, Shard};
 const WINDOW: usize = 64 << 10;
 /// Bytes read at once where records have ended: behind the last one every block of the slot must
 /// be looked at, since a later record would make what is missing before it rot.
-const WINDOW_BEYOND: usize = 1 << 20;
+const WINDOW_BEYOND: usize = 512 << 10;
 /// Payloads of a shard checked at once.
-const PAYLOADS_AT_ONCE: usize = 4;
+const PAYLOADS_AT_ONCE: usize = 2;
 
 /// Reads the tail of a shard; with a `gap` something is missing behind its slots. `false` = it was
 /// deleted.
@@ -109,6 +109,7 @@ async fn settle(recovery: &Recovery<'_>, mut tail: Tail<'_>) -> Result<(), DiskE
         tail.shard.broken = true;
     }
     if tail.rot > 0 {
+        tail.shard.has_holes = true;
         tracing::warn!(placement = %tail.shard.placement, records = tail.rot, "rotten records below the durable mark");
     }
     // The next record goes to a fresh slot: nothing that may have been acked is overwritten.

@@ -50,7 +50,7 @@ pub(super) fn simulated<T: 'static, F: Future<Output = T> + 'static>(story: impl
     let simulation = std::rc::Rc::new(Simulation::new(5, SimOptions::default()));
     simulation.set_faults(false);
     let run = story(Simulation2(std::rc::Rc::clone(&simulation)));
-    simulation.run(run, Duration::from_secs(600)).expect("story ends")
+    simulation.run(run, Duration::from_secs(7200)).expect("story ends")
 }
 
 pub(super) struct Simulation2(std::rc::Rc<Simulation>);
@@ -227,25 +227,46 @@ fn full_store_can_be_fenced_sealed_and_compacted() {
         let disk = platform.open_disk(Path::new("/d")).expect("disk");
         let small = StoreConfig { capacity_bytes: 4 << 20, ..config() };
         let store = Store::open(platform.clone(), disk, StoreId(77), small).await.expect("store");
-        // Each takes a slot to its last block.
-        const LEN: u64 = 1_040_000;
-        for step in 0..4 {
-            append(&platform, &store, 1, 1, step * LEN, &pattern(step, LEN as usize)).await.expect("append");
+        // Each takes a slot to its last block; the first slot is a block shorter.
+        let mut len = 0;
+        for step in [1_040_000, 1_044_000, 1_044_000, 1_044_000] {
+            len = append(&platform, &store, 1, 1, len, &pattern(1, step)).await.expect("append");
         }
-        assert!(matches!(append(&platform, &store, 1, 1, 4 * LEN, b"more").await, Err(StoreError::Full)));
+        assert!(matches!(append(&platform, &store, 1, 1, len, b"more").await, Err(StoreError::Full)));
         assert!(matches!(append(&platform, &store, 2, 1, 0, b"other").await, Err(StoreError::Full)));
         // A refusal for lack of room takes nothing from what was acked.
         let state = store.fence(target(1), Epoch(2), RequestId(1)).await.expect("fence");
-        assert_eq!((state.len, state.cut), (4 * LEN, false));
-        store.seal(target(1), Epoch(2), 4 * LEN, RequestId(1)).await.expect("seal");
+        assert_eq!((state.len, state.cut), (len, false));
+        store.seal(target(1), Epoch(2), len, RequestId(1)).await.expect("seal");
         let deadline = platform.clock().now() + Duration::from_secs(1);
         let live = store.read(target(1), 7, 1000).await.expect("read");
         store.append_from_reserve(target(3), Epoch(1), 0, live, RequestId(1), deadline).await.expect("compaction");
         store.delete(&[PlacementId(1)]).await.expect("delete");
         store.checkpoint().await.expect("checkpoint");
-        append(&platform, &store, 4, 1, 0, &pattern(4, LEN as usize)).await.expect("space is back");
-        assert_eq!(&store.read(target(3), 0, 1000).await.expect("read")[..], &pattern(0, LEN as usize)[7..1007]);
+        append(&platform, &store, 4, 1, 0, &pattern(4, 1_000_000)).await.expect("space is back");
+        assert_eq!(&store.read(target(3), 0, 1000).await.expect("read")[..], &pattern(1, 1_040_000)[7..1007]);
     });
+}
+
+#[test]
+fn reserve_is_not_eaten_between_two_looks_at_the_space() {
+    let options = SimOptions { disk_capacity: 20 << 20, ..SimOptions::default() };
+    let simulation = Simulation::new(5, options);
+    simulation.set_faults(false);
+    let platform = simulation.node("n");
+    let story = async move {
+        let disk = platform.open_disk(Path::new("/d")).expect("disk");
+        let reserved = StoreConfig { reserve_bytes: 8 << 20, ..config() };
+        let store = Store::open(platform.clone(), disk.clone(), StoreId(77), reserved).await.expect("store");
+        let mut refused = 0;
+        for placement in 1..=30 {
+            refused += u32::from(append(&platform, &store, placement, 1, 0, &pattern(1, 1_000_000)).await.is_err());
+        }
+        assert!((15..25).contains(&refused), "{refused} of 30");
+        let left = disk.space().expect("space").available;
+        assert!(left >= 7 << 20, "{left} bytes are left of the reserve");
+    };
+    simulation.run(story, Duration::from_secs(600)).expect("story ends");
 }
 
 #[test]

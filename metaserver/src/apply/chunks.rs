@@ -319,5 +319,6 @@ pub(crate) fn is_named(txn: &Txn<'_>, disk: u64, name: &ShardName) -> Result<boo
     }
     let Some(row) = txn.get::<ChunkRow>(&keys::chunk(ChunkId(name.chunk)))? else { return Ok(false) };
     let pending = row.pending_move.iter().flat_map(|pending| &pending.shards);
-    Ok(row.shards.iter().chain(pending).any(|shard| shard.placement == name.placement))
+    let mut all = row.shards.iter().chain(pending);
+    Ok(all.any(|shard| shard.placement == name.placement && shard.disk == disk))
 }

@@ -56,7 +56,6 @@ struct Walk {
 struct Unknown {
     since: Instant,
     name: ShardName,
-    alien: bool,
 }
 
 /// What the leader remembers of all disks.
@@ -102,7 +101,7 @@ fn compare(disk: u64, chunks: &BTreeMap<u64, ChunkRow>, held: &[HeldShard], upto
         let row = chunks.get(&shard.name.chunk);
         let pending = row.and_then(|row| row.pending_move.as_ref()).map_or(&[][..], |pending| &pending.shards);
         let named = row.map_or(&[][..], |row| &row.shards).iter().chain(pending);
-        if !named.into_iter().any(|named| named.placement == shard.name.placement) {
+        if !named.into_iter().any(|named| named.placement == shard.name.placement && named.disk == disk) {
             out.push(Difference { shard: shard.name, kind: difference::UNKNOWN, have: shard.len, want: 0 });
         }
     }
@@ -185,7 +184,7 @@ impl MetaServer {
                                 disk, placement = found.shard.placement, chunk = %ChunkId(found.shard.chunk), alien,
                                 "a disk holds a shard that no chunk names; it is left alone for now"
                             );
-                            Unknown { since: now, name: found.shard, alien }
+                            Unknown { since: now, name: found.shard }
                         });
                         if !alien && now.saturating_since(known.since) >= QUARANTINE {
                             expired.push(found.shard);

@@ -408,3 +408,6 @@ impl MetaServer {
         DiskId(disk)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,8 @@ const AGE: Duration = Duration::from_secs(10);
 /// A repair that failed is tried again after this long, and after at most that long.
 const PUT_OFF_MIN: Duration = Duration::from_secs(5);
 const PUT_OFF_MAX: Duration = Duration::from_secs(60);
-/// A chunk with fewer bytes is not compacted: its shards take a slot or two.
-const COMPACT_MIN: u64 = 16 << 20;
+/// A chunk with fewer bytes is not compacted: there is hardly anything to win.
+const COMPACT_MIN: u64 = 256 << 10;
 /// Over how long the speed of repairs is measured.
 const SPEED_OVER: Duration = Duration::from_secs(60);
 
@@ -311,7 +311,7 @@ mod tests {
         assert!(!is_mostly_dead(&ChunkRow { live_bytes: 17 << 20, ..dead.clone() }));
         assert!(!is_mostly_dead(&ChunkRow { live_bytes: 0, ..dead.clone() }), "it goes by itself");
         assert!(!is_mostly_dead(&ChunkRow { released: false, ..dead.clone() }));
-        assert!(!is_mostly_dead(&ChunkRow { sealed_len: 1 << 20, live_bytes: 1, ..dead.clone() }));
+        assert!(!is_mostly_dead(&ChunkRow { sealed_len: 100_000, live_bytes: 1, ..dead.clone() }));
         let shards = dead.shards[1..].to_vec();
         assert!(!is_mostly_dead(&ChunkRow { shards, ..dead }), "it is repaired first");
     }
