@@ -186,7 +186,7 @@ impl MetaServer {
             }
             Request::LeaseJob(ask) => self.lease_job(ask).await.map(|job| Reply::of(Answer::Job(job))),
             Request::Raft(bytes) => {
-                if self.0.replica.receive(&bytes) {
+                if self.0.replica.receive(&bytes).await {
                     Ok(Reply::of(Answer::Done(Done {})))
                 } else {
                     Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "not a raft message"))
