@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::node::chunks::Announced;
 use crate::node::doors::{self, AdminParts, ChunkLayer};
-use crate::node::identity::{self, Home, Members};
+use crate::node::identity::{self, Home, Members, OpenError};
 use crate::node::{NodeError, chunks, metas};
 
 /// Partitions of a cluster made by this version.
@@ -101,18 +101,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let admin_listener = listen(&platform, &args.admin_addr, "--admin-addr").await?;
     let tls = server_tls(&args)?;
 
-    let mut homes = Vec::new();
-    let mut seen = BTreeSet::new();
-    for path in &args.dirs {
-        let home = identity::open(&platform, path).await?;
-        if !seen.insert(home.disk.path().to_owned()) {
-            return Err(NodeError { text: format!("{} is given twice", path.display()), exit: 2 });
-        }
-        homes.push(home);
-    }
-    if homes.is_empty() {
-        return Err(NodeError { text: "give at least one directory".into(), exit: 2 });
-    }
+    let (mut homes, names) = open_homes(&platform, &args.dirs).await?;
     let founded = found_or_join(&platform, &mut homes).await?;
     let (cluster, secret) = match &homes[0].identity {
         Some(identity) => (identity.cluster, identity.cluster_secret),
@@ -122,7 +111,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let peers = Peers::new(platform.clone(), cluster, secret.to_vec());
     let service = ChunkService::default();
     register_chunks(&peers, &service);
-    let servers = start_replicas(&platform, &peers, &homes, &founded).await?;
+    let servers = start_replicas(&platform, &peers, &homes, &names, &founded).await?;
     let addresses: Vec<String> = servers.iter().map(|server| local(server.replica().raft_id())).collect();
     let meta = MetaClient::new(peers.clone(), "server", addresses);
 
@@ -130,9 +119,9 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
     // Recovery reads each disk; side by side they cost what the slowest does.
     let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config));
-    for (at, opened) in futures_util::future::join_all(opening).await.into_iter().enumerate() {
+    for (opened, name) in futures_util::future::join_all(opening).await.into_iter().zip(&names) {
         match opened {
-            Ok(store) => announced.add(store, "server", &format!("disk-{}", at + 1), "local-chunks"),
+            Ok(store) => announced.add(store, "server", &format!("disk-{name}"), "local-chunks"),
             Err(error) if homes.len() > 1 => {
                 tracing::error!(%error, "this directory is not served; its chunks are read from the others");
             }
@@ -199,6 +188,39 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         tracing::warn!("orderly stop took too long; the next start replays the log");
     }
     Ok(())
+}
+
+/// Opens the directories; each is known by its place in the list, from 1. One whose disk fails is
+/// left out if others hold a cluster: they serve on.
+async fn open_homes(platform: &Platform, dirs: &[PathBuf]) -> Result<(Vec<Home>, Vec<usize>), NodeError> {
+    let (mut homes, mut names): (Vec<Home>, Vec<usize>) = Default::default();
+    let mut broken = Vec::new();
+    for (at, path) in dirs.iter().enumerate() {
+        let home = match identity::open(platform, path).await {
+            Ok(home) => home,
+            Err(OpenError::Disk(error)) => {
+                broken.push(error);
+                continue;
+            }
+            Err(OpenError::Refused(error)) => return Err(error),
+        };
+        if homes.iter().any(|other| other.disk.path() == home.disk.path()) {
+            return Err(NodeError { text: format!("{} is given twice", path.display()), exit: 2 });
+        }
+        homes.push(home);
+        names.push(at + 1);
+    }
+    let is_founded = homes.iter().any(|home| home.members.is_some());
+    for error in broken {
+        if !is_founded {
+            return Err(error);
+        }
+        tracing::error!(%error, "this directory is not served, the others are");
+    }
+    if homes.is_empty() {
+        return Err(NodeError { text: "give at least one directory".into(), exit: 2 });
+    }
+    Ok((homes, names))
 }
 
 async fn listen(platform: &Platform, address: &str, flag: &str) -> Result<Listener, NodeError> {
@@ -294,6 +316,7 @@ async fn start_replicas(
     platform: &Platform,
     peers: &Peers,
     homes: &[Home],
+    names: &[usize],
     founders: &BTreeMap<u64, String>,
 ) -> Result<Vec<MetaServer>, NodeError> {
     let mut servers = Vec::new();
@@ -301,11 +324,10 @@ async fn start_replicas(
     // All replicas live in this process, founders and those that replaced some.
     let present = homes.iter().filter_map(|home| home.identity.as_ref().map(|own| own.raft_id)).filter(|id| *id != 0);
     let contacts: BTreeMap<u64, String> = present.map(|id| (id, local(id))).collect();
-    for (at, home) in homes.iter().enumerate() {
+    for (home, name) in homes.iter().zip(names) {
         let Some(raft_id) = home.identity.as_ref().map(|own| own.raft_id).filter(|id| *id != 0) else { continue };
         let own = if founders.contains_key(&raft_id) { founders.clone() } else { BTreeMap::new() };
-        match metas::start(platform, peers, home, &format!("meta-{}", at + 1), &local(raft_id), own, contacts.clone())
-            .await
+        match metas::start(platform, peers, home, &format!("meta-{name}"), &local(raft_id), own, contacts.clone()).await
         {
             Ok(server) => {
                 register_meta(peers, &local(raft_id), &server);
