@@ -80,6 +80,8 @@ struct DevConfig {
 }
 
 const LOOPBACK: &str = "127.0.0.1";
+/// Ports of processes: below those that Linux gives to clients.
+const PORTS: std::ops::Range<u64> = 16_000..32_000;
 /// How long the processes may take to become ready.
 const READY: Duration = Duration::from_secs(60);
 
@@ -223,12 +225,22 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
     Ok(DevConfig { version: 1, processes })
 }
 
+/// Not one that the kernel would choose: it also gives those to clients, and a client may have it
+/// when the process comes back (one that calls the dead process even connects to itself).
 async fn free_port(platform: &Platform, held: &mut Vec<platform::net::Listener>) -> Result<String, NodeError> {
-    let listener =
-        platform.net().listen(&format!("{LOOPBACK}:0")).await.map_err(|error| NodeError::new(error.to_string()))?;
-    let address = listener.local_addr();
-    held.push(listener);
-    Ok(address)
+    let mut last = None;
+    for _ in 0..1000 {
+        let port = PORTS.start + platform.random().below(PORTS.end - PORTS.start);
+        match platform.net().listen(&format!("{LOOPBACK}:{port}")).await {
+            Ok(listener) => {
+                let address = listener.local_addr();
+                held.push(listener);
+                return Ok(address);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(NodeError::new(format!("no port of {PORTS:?} is free: {}", last.map_or(String::new(), |e| e.to_string()))))
 }
 
 fn argv(process: &ProcessConfig) -> Result<Vec<String>, NodeError> {

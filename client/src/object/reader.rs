@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use platform::tasks::TaskHandle;
+use rpc::request::carried;
 
 use super::api::ObjectError;
 use super::body::{Body, Piece};
@@ -63,7 +64,7 @@ impl ObjectReader {
                 Piece::Extent(extent) => {
                     let reader = self.reader.clone();
                     let work = async move { reader.read(extent.chunk, extent.offset, extent.len).await };
-                    Coming::Reading(self.reader.platform().tasks().spawn(work))
+                    Coming::Reading(self.reader.platform().tasks().spawn(carried(work)))
                 }
             });
         }
