@@ -3,6 +3,10 @@
 #
 #   BIXI=path of the program   BENCH_DIR=where the store is made (removed afterwards)   SECS=per figure
 #
+# A cold get reads each object once, the first time since it was written: from the disk, by direct
+# IO, past the caches of Bixi and the kernel (the disk's own, or a virtual machine's host's, may
+# still answer; the line's `limit` has direct reads of the same size beside it).
+#
 # The machine's own limits (`bixi bench disk`) are measured in the same run, since figures mean
 # little without them.
 set -euo pipefail
@@ -36,9 +40,9 @@ start() { # REDUNDANCY
   export BIXI_CREDENTIALS=${dirs[0]}/credentials
 }
 
-measure() { # OP SIZE CONCURRENCY
-  printf -- '-- %s %s, %s at once\n' "$1" "$2" "$3"
-  "$BIXI" bench s3 --op "$1" --size "$2" -c "$3" --secs "$SECS"
+measure() { # OP SIZE CONCURRENCY [--cold]
+  printf -- '-- %s%s %s, %s at once\n' "${4:+cold }" "$1" "$2" "$3"
+  "$BIXI" bench s3 --op "$1" --size "$2" -c "$3" --secs "$SECS" ${4:-}
 }
 
 mkdir -p "$BENCH_DIR"
@@ -50,8 +54,10 @@ for redundancy in copies:3 ec:2+1; do
   measure put 4k 16
   measure put 4k 1
   measure get 4k 16
+  measure get 64k 16 --cold
   measure put 1M 8
   measure get 1M 8
+  measure get 1M 8 --cold
   measure list 4k 1
   sleep $(( began + 30 > SECONDS ? began + 30 - SECONDS : 0 ))
   awk '/VmRSS/ { printf "-- resident memory %d MB, %d s after start\n", $2 / 1024, '"$(( SECONDS - began ))"' }' "/proc/$server/status"

@@ -44,6 +44,9 @@ pub enum Command {
     /// Measure a running server, or this machine
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Look at stored bytes; the server need not run
+    #[command(subcommand)]
+    Debug(DebugCommand),
     /// Print completions for a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -320,6 +323,22 @@ pub enum BenchCommand {
     },
 }
 
+/// `bixi debug ...`.
+#[derive(Subcommand)]
+pub enum DebugCommand {
+    /// List the records of a data directory: what each holds and which request wrote it
+    Records {
+        /// A directory of `bixi server`, or of a chunkserver
+        dir: PathBuf,
+        /// Only records of this request (an x-amz-request-id)
+        #[arg(long, value_name = "ID", value_parser = parse_request)]
+        request: Option<u64>,
+        /// How to print; json prints one object a line
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+}
+
 /// What `bixi bench s3` does.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BenchOperation {
@@ -346,6 +365,13 @@ pub struct BenchS3Args {
     /// How long
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub secs: u64,
+    /// Of get: read each object once, the first time since it was written, so that no cache of
+    /// Bixi or of the kernel has it (a disk's own cache may); ends when all have been read
+    #[arg(long)]
+    pub cold: bool,
+    /// Objects that are read or listed; by default as many as make a fair set of their size
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub objects: Option<u64>,
     /// Leave the objects of the measurement in place
     #[arg(long)]
     pub keep: bool,
@@ -355,6 +381,10 @@ pub struct BenchS3Args {
     /// How to print
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+fn parse_request(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16).map_err(|_| "a request id is 16 hex digits".to_owned())
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
@@ -384,7 +414,9 @@ mod tests {
             "bixi key create --user u --output json",
             "bixi config check f",
             "bixi bench s3 --op put --size 4k -c 16 --secs 5 --output json",
+            "bixi bench s3 --op get --size 1M -c 8 --cold",
             "bixi bench disk d",
+            "bixi debug records d --request 00000000000000AB --output json",
             "bixi completions bash",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -296,14 +296,12 @@ fn inside_tls(
     let failed = |error: &dyn std::fmt::Display| BenchDiskError::Tls(error.to_string());
     let authority = Authority::new(platform, cluster).map_err(|error| failed(&error))?;
     let member = |roles| {
-        let made = authority
-            .issue(platform, "bench", roles, 1, &authority.certificate)
-            .map_err(|error| failed(&error))?;
+        let made =
+            authority.issue(platform, "bench", roles, 1, &authority.certificate).map_err(|error| failed(&error))?;
         let (ca, own, key) = (made.authorities.as_bytes(), made.certificate.as_bytes(), made.key.as_bytes());
         MutualTls::new(&member_name(cluster), ca, own, key).map_err(|error| failed(&error))
     };
-    let peers =
-        Peers::secured(platform.clone(), cluster, plain.secret.clone(), Some(member(Roles::GATEWAY)?));
+    let peers = Peers::secured(platform.clone(), cluster, plain.secret.clone(), Some(member(Roles::GATEWAY)?));
     Ok((ServerConfig { tls: Some(member(Roles::CHUNK)?), ..plain }, peers))
 }
 

@@ -82,6 +82,8 @@ pub struct DevConfig {
 }
 
 const LOOPBACK: &str = "127.0.0.1";
+/// Ports of processes: below those that Linux gives to clients.
+const PORTS: std::ops::Range<u64> = 16_000..32_000;
 /// How long the processes may take to become ready.
 const READY: Duration = Duration::from_secs(60);
 
@@ -150,7 +152,8 @@ fn read_config(data: &Path) -> Result<(PathBuf, DevConfig), NodeError> {
     let data = std::fs::canonicalize(data).map_err(io(data))?;
     let path = data.join("dev.json");
     let text = std::fs::read(&path).map_err(io(&path))?;
-    let config = serde_json::from_slice(&text).map_err(|error| NodeError::new(format!("{}: {error}", path.display())))?;
+    let config =
+        serde_json::from_slice(&text).map_err(|error| NodeError::new(format!("{}: {error}", path.display())))?;
     Ok((data, config))
 }
 
@@ -233,12 +236,22 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
     Ok(DevConfig { version: 1, processes })
 }
 
+/// Not one that the kernel would choose: it also gives those to clients, and a client may have it
+/// when the process comes back (one that calls the dead process even connects to itself).
 async fn free_port(platform: &Platform, held: &mut Vec<platform::net::Listener>) -> Result<String, NodeError> {
-    let listener =
-        platform.net().listen(&format!("{LOOPBACK}:0")).await.map_err(|error| NodeError::new(error.to_string()))?;
-    let address = listener.local_addr();
-    held.push(listener);
-    Ok(address)
+    let mut last = None;
+    for _ in 0..1000 {
+        let port = PORTS.start + platform.random().below(PORTS.end - PORTS.start);
+        match platform.net().listen(&format!("{LOOPBACK}:{port}")).await {
+            Ok(listener) => {
+                let address = listener.local_addr();
+                held.push(listener);
+                return Ok(address);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(NodeError::new(format!("no port of {PORTS:?} is free: {}", last.map_or(String::new(), |e| e.to_string()))))
 }
 
 fn argv(process: &ProcessConfig) -> Result<Vec<String>, NodeError> {
@@ -380,8 +393,7 @@ async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
         return Err(NodeError::new(format!("{}: no identity; the directory was emptied", config.dir.display())));
     };
     let security = tls::load(&platform, &home.disk, own.cluster).await?;
-    let peers =
-        Peers::secured(platform.clone(), own.cluster, own.cluster_secret.to_vec(), Some(security.clone()));
+    let peers = Peers::secured(platform.clone(), own.cluster, own.cluster_secret.to_vec(), Some(security.clone()));
     let founders = Members { version: 1, founders: config.metas.clone() }.founders();
     let addresses: Vec<String> = founders.values().cloned().collect();
     let meta = MetaClient::new(peers.clone(), &config.name, addresses);

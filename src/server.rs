@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::node::chunks::Announced;
 use crate::node::doors::{self, AdminParts, ChunkLayer};
-use crate::node::identity::{self, Home, Members};
+use crate::node::identity::{self, Home, Members, OpenError};
 use crate::node::{NodeError, chunks, metas};
 
 /// Partitions of a cluster made by this version.
@@ -101,18 +101,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let admin_listener = listen(&platform, &args.admin_addr, "--admin-addr").await?;
     let tls = server_tls(&args)?;
 
-    let mut homes = Vec::new();
-    let mut seen = BTreeSet::new();
-    for path in &args.dirs {
-        let home = identity::open(&platform, path).await?;
-        if !seen.insert(home.disk.path().to_owned()) {
-            return Err(NodeError { text: format!("{} is given twice", path.display()), exit: 2 });
-        }
-        homes.push(home);
-    }
-    if homes.is_empty() {
-        return Err(NodeError { text: "give at least one directory".into(), exit: 2 });
-    }
+    let (mut homes, names) = open_homes(&platform, &args.dirs).await?;
     let founded = found_or_join(&platform, &mut homes).await?;
     let (cluster, secret) = match &homes[0].identity {
         Some(identity) => (identity.cluster, identity.cluster_secret),
@@ -128,14 +117,14 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     // slowest does.
     let scrub = chunks::scrub_cycle(args.scrub_days)?;
     let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config, scrub));
-    let replicas = start_replicas(&platform, &peers, &homes, &founded);
+    let replicas = start_replicas(&platform, &peers, &homes, &names, &founded);
     let (servers, opened) = futures_util::future::join(replicas, futures_util::future::join_all(opening)).await;
     let servers = servers?;
     let addresses: Vec<String> = servers.iter().map(|server| local(server.replica().raft_id())).collect();
     let meta = MetaClient::new(peers.clone(), "server", addresses);
-    for (at, opened) in opened.into_iter().enumerate() {
+    for (opened, name) in opened.into_iter().zip(&names) {
         match opened {
-            Ok(store) => announced.add(store, "server", &format!("disk-{}", at + 1), "local-chunks"),
+            Ok(store) => announced.add(store, "server", &format!("disk-{name}"), "local-chunks"),
             Err(error) if homes.len() > 1 => {
                 tracing::error!(%error, "this directory is not served; its chunks are read from the others");
             }
@@ -197,6 +186,39 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         tracing::warn!("orderly stop took too long; the next start replays the log");
     }
     Ok(())
+}
+
+/// Opens the directories; each is known by its place in the list, from 1. One whose disk fails is
+/// left out if others hold a cluster: they serve on.
+async fn open_homes(platform: &Platform, dirs: &[PathBuf]) -> Result<(Vec<Home>, Vec<usize>), NodeError> {
+    let (mut homes, mut names): (Vec<Home>, Vec<usize>) = Default::default();
+    let mut broken = Vec::new();
+    for (at, path) in dirs.iter().enumerate() {
+        let home = match identity::open(platform, path).await {
+            Ok(home) => home,
+            Err(OpenError::Disk(error)) => {
+                broken.push(error);
+                continue;
+            }
+            Err(OpenError::Refused(error)) => return Err(error),
+        };
+        if homes.iter().any(|other| other.disk.path() == home.disk.path()) {
+            return Err(NodeError { text: format!("{} is given twice", path.display()), exit: 2 });
+        }
+        homes.push(home);
+        names.push(at + 1);
+    }
+    let is_founded = homes.iter().any(|home| home.members.is_some());
+    for error in broken {
+        if !is_founded {
+            return Err(error);
+        }
+        tracing::error!(%error, "this directory is not served, the others are");
+    }
+    if homes.is_empty() {
+        return Err(NodeError { text: "give at least one directory".into(), exit: 2 });
+    }
+    Ok((homes, names))
 }
 
 async fn listen(platform: &Platform, address: &str, flag: &str) -> Result<Listener, NodeError> {
@@ -292,6 +314,7 @@ async fn start_replicas(
     platform: &Platform,
     peers: &Peers,
     homes: &[Home],
+    names: &[usize],
     founders: &BTreeMap<u64, String>,
 ) -> Result<Vec<MetaServer>, NodeError> {
     let mut servers = Vec::new();
@@ -299,12 +322,12 @@ async fn start_replicas(
     // All replicas live in this process, founders and those that replaced some.
     let present = homes.iter().filter_map(|home| home.identity.as_ref().map(|own| own.raft_id)).filter(|id| *id != 0);
     let contacts: BTreeMap<u64, String> = present.map(|id| (id, local(id))).collect();
-    let starting = homes.iter().enumerate().filter_map(|(at, home)| {
+    let starting = homes.iter().zip(names).filter_map(|(home, name)| {
         let raft_id = home.identity.as_ref().map(|own| own.raft_id).filter(|id| *id != 0)?;
         let own = if founders.contains_key(&raft_id) { founders.clone() } else { BTreeMap::new() };
         let contacts = contacts.clone();
         Some(async move {
-            let (name, address) = (format!("meta-{}", at + 1), local(raft_id));
+            let (name, address) = (format!("meta-{name}"), local(raft_id));
             metas::start(platform, peers, home, &name, &address, own, contacts).await
         })
     });

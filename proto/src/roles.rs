@@ -114,30 +114,6 @@ impl Request {
             | Request::SnapshotPage(_) => Roles::META,
         }
     }
-
-    /// The request's name, for logs.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Request::Append(_) => "append",
-            Request::Fence(_) => "fence",
-            Request::Seal(_) => "seal",
-            Request::Read(_) => "read",
-            Request::Delete(_) => "delete",
-            Request::ListShards(_) => "list-shards",
-            Request::Census(_) => "census",
-            Request::Propose(_) => "propose",
-            Request::Query(_) => "query",
-            Request::Heartbeat(_) => "heartbeat",
-            Request::Grant(_) => "grant",
-            Request::SealChunk(_) => "seal-chunk",
-            Request::LeaseJob(_) => "lease-job",
-            Request::CheckDisk(_) => "check-disk",
-            Request::Raft(_) => "raft",
-            Request::MetaState(_) => "meta-state",
-            Request::JoinReplica(_) => "join-replica",
-            Request::SnapshotPage(_) => "snapshot-page",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use platform::clock::Instant;
+use platform::clock::{Clock, Instant};
 use proto::service::{Answer, Failure, Request, class, code};
 use thiserror::Error;
 use types::ids::{RequestId, StoreId};
+
+use crate::request::within;
 
 /// A request as a handler sees it.
 #[derive(Clone)]
@@ -48,6 +50,20 @@ impl Reply {
 
 /// Serves calls. Shared by all connections and by callers in the same process.
 pub type Handler = Rc<dyn Fn(Call) -> LocalBoxFuture<'static, Reply>>;
+
+/// Has `handler` serve `call` in the name of its request, and logs it: every call at debug, one
+/// that took `slow` or longer as a warning.
+pub(crate) async fn run(clock: Clock, slow: Duration, handler: &Handler, call: Call) -> Reply {
+    let (started, request, store, what) = (clock.now(), call.request, call.store, call.body.name());
+    let reply = within(request, handler(call)).await;
+    let took = clock.now().saturating_since(started);
+    if took >= slow {
+        tracing::warn!(%request, what, %store, took_ms = took.as_millis() as u64, "slow request");
+    } else {
+        tracing::debug!(%request, what, %store, took_us = took.as_micros() as u64, "served");
+    }
+    reply
+}
 
 /// Why no useful answer came.
 #[derive(Debug, Error, Clone)]

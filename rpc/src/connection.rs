@@ -98,7 +98,14 @@ impl Connection {
             }
             receiver_waiting.close();
         });
-        Ok(Connection { next_call: Cell::new(1), queue, waiting, cluster, peer: opened.peer, tasks: vec![sender, receiver] })
+        Ok(Connection {
+            next_call: Cell::new(1),
+            queue,
+            waiting,
+            cluster,
+            peer: opened.peer,
+            tasks: vec![sender, receiver],
+        })
     }
 
     pub fn is_closed(&self) -> bool {

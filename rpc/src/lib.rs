@@ -16,5 +16,6 @@ pub mod call;
 mod connection;
 mod handshake;
 pub mod peers;
+pub mod request;
 pub mod server;
 mod wire;

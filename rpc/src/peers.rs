@@ -12,8 +12,9 @@ use platform::tls::MutualTls;
 use proto::service::{Answer, Request, RequestMessage};
 use types::ids::{ClusterId, RequestId, StoreId};
 
-use crate::call::{Call, CallError, Handler, Reply};
+use crate::call::{Call, CallError, Handler, Reply, run};
 use crate::connection::Connection;
+use crate::request;
 
 /// The longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,6 +23,9 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// A connection that has been silent for this long, and all through a call that timed out, is
 /// given up: its other end may be gone without a word, or wait for the rest of a damaged frame.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// Calls inside the process that take longer than this are logged.
+const SLOW: Duration = Duration::from_secs(1);
 
 enum Link {
     /// With the generation of certificates it was opened under.
@@ -38,6 +42,7 @@ struct Inner {
     local: RefCell<BTreeMap<String, Handler>>,
     links: RefCell<BTreeMap<String, Link>>,
     next_request: Cell<u64>,
+    slow: Cell<Duration>,
 }
 
 /// The calling side of a process. Cheap to clone.
@@ -61,6 +66,7 @@ impl Peers {
             local: RefCell::new(BTreeMap::new()),
             links: RefCell::new(BTreeMap::new()),
             next_request: Cell::new(first),
+            slow: Cell::new(SLOW),
         }))
     }
 
@@ -84,8 +90,16 @@ impl Peers {
         self.0.local.borrow_mut().insert(address.to_owned(), handler);
     }
 
-    /// A fresh request id.
+    /// Calls inside the process that take this long are logged; 1 s if it is never said.
+    pub fn log_slower_than(&self, slow: Duration) {
+        self.0.slow.set(slow);
+    }
+
+    /// The id for a new call: of the request that the running task works for, else a fresh one.
     pub fn new_request(&self) -> RequestId {
+        if let Some(request) = request::current() {
+            return request;
+        }
         let id = self.0.next_request.get();
         self.0.next_request.set(id + 1);
         RequestId(id)
@@ -144,7 +158,9 @@ impl Peers {
             let deadline = self.0.platform.clock().now() + timeout;
             // A task of its own: a caller that gives up must not tear what was begun, as it could
             // not across a socket.
-            let task = self.0.platform.tasks().spawn(handler(Call { store, request, deadline, body, payload }));
+            let (clock, slow) = (self.0.platform.clock().clone(), self.0.slow.get());
+            let call = Call { store, request, deadline, body, payload };
+            let task = self.0.platform.tasks().spawn(async move { run(clock, slow, &handler, call).await });
             return task.await.map_err(|_| CallError::Unreachable {
                 address: address.to_owned(),
                 why: "the process is stopping".to_owned(),

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use types::ids::{ClusterId, RequestId, StoreId};
 
 use crate::budget::Budget;
-use crate::call::{Call, Handler, Reply};
+use crate::call::{Call, Handler, Reply, run};
 use crate::handshake;
 use crate::wire::{Incoming, Outgoing, WireError, read_frame, write_frame};
 
@@ -68,8 +68,7 @@ async fn connection(
     config: ServerConfig,
     handler: Handler,
 ) -> Result<(), WireError> {
-    let opening =
-        handshake::welcome(stream, config.cluster, &config.secret, config.tls.as_ref(), platform.random());
+    let opening = handshake::welcome(stream, config.cluster, &config.secret, config.tls.as_ref(), platform.random());
     let opened = platform
         .clock()
         .timeout(HANDSHAKE_TIMEOUT, opening)
@@ -108,13 +107,7 @@ async fn connection(
     result
 }
 
-async fn answer(
-    platform: &Platform,
-    config: ServerConfig,
-    handler: Handler,
-    frame: Incoming,
-    peer: Roles,
-) -> Reply {
+async fn answer(platform: &Platform, config: ServerConfig, handler: Handler, frame: Incoming, peer: Roles) -> Reply {
     let Some(_share) = config.budget.take(frame.payload.len()) else {
         return Reply::failed(class::RETRY, code::BUSY, "memory budget of the process is used up");
     };
@@ -132,20 +125,14 @@ async fn answer(
     }
     let started = platform.clock().now();
     let deadline_ms = if frame.header.deadline_ms == 0 { 60_000 } else { u64::from(frame.header.deadline_ms) };
-    let request = frame.header.request;
     let call = Call {
         store: frame.header.store,
-        request,
+        request: frame.header.request,
         deadline: started + Duration::from_millis(deadline_ms),
         body,
         payload: frame.payload,
     };
-    let reply = handler(call).await;
-    let took = platform.clock().now().saturating_since(started);
-    if took >= config.slow {
-        tracing::warn!(%request, took_ms = took.as_millis() as u64, "slow request");
-    }
-    reply
+    run(platform.clock().clone(), config.slow, &handler, call).await
 }
 
 fn outgoing_answer(cluster: ClusterId, call: u64, request: RequestId, reply: Reply) -> Outgoing {

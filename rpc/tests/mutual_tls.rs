@@ -97,7 +97,12 @@ async fn ask(peers: &Peers, address: &str, body: Request, payload: Bytes) -> Res
 }
 
 fn append() -> Request {
-    Request::Append(Append { shard: ShardName { placement: 1, chunk: 1, index: 0 }, epoch: 1, offset: 0 })
+    Request::Append(Append {
+        shard: ShardName { placement: 1, chunk: 1, index: 0 },
+        epoch: 1,
+        offset: 0,
+        reserve: false,
+    })
 }
 
 #[test]
@@ -160,7 +165,8 @@ fn strangers_are_refused_with_the_cause() {
             .await
             .unwrap();
         // A member does not speak to an expired server either, and says why.
-        let stale = server(&platform, authority.member(&Wish { expired: true, roles: Roles::CHUNK, ..Wish::default() }));
+        let stale =
+            server(&platform, authority.member(&Wish { expired: true, roles: Roles::CHUNK, ..Wish::default() }));
         let stale = stale.await;
         let error = ask(&caller(&platform, Some(authority.member(&Wish::default()))), &stale, append(), Bytes::new())
             .await

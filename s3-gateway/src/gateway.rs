@@ -11,6 +11,7 @@ use http::HeaderValue;
 use http::request::Parts;
 use hyper::body::Incoming;
 use platform::Platform;
+use types::ids::RequestId;
 use types::names::{BucketName, ObjectKey};
 
 use crate::auth::{Authenticated, Payload as Vouched, Verifier};
@@ -63,12 +64,13 @@ impl Gateway {
         }
     }
 
-    /// A fresh request id: 16 upper-case hex digits, unlike any other of this process.
-    pub fn next_request_id(&self) -> String {
+    /// A fresh request id, unlike any other of this process. It goes with every call that the
+    /// request causes, down to the records on the disks.
+    pub fn next_request_id(&self) -> RequestId {
         let count = self.request_count.get();
         self.request_count.set(count.wrapping_add(1));
         // An odd multiplier walks through all 64-bit values before one comes again.
-        format!("{:016X}", self.request_prefix.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+        RequestId(self.request_prefix.wrapping_add(count.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
     }
 
     /// The `Date` header of now, formatted once a second.

@@ -10,11 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use platform::Platform;
+use platform::buffer::{BLOCK, Buffer};
+use platform::disk::Open;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::lean::Lean;
 
+/// Bytes of the file that is read from.
+const READ_FILE_LEN: usize = 128 << 20;
 /// Time of one measurement.
 const WINDOW: Duration = Duration::from_millis(500);
 
@@ -48,6 +52,39 @@ async fn flushed_writes(platform: &Platform, directory: &Path, size: usize) -> O
         count += 1;
     }
     Some(f64::from(count) / clock.now().saturating_since(start).as_secs_f64())
+}
+
+/// Reads a second of `size` bytes past the page cache, `depth` at once, from a file of its own that
+/// is removed again.
+pub async fn direct_reads(platform: &Platform, directory: &Path, size: usize, depth: u32) -> Option<f64> {
+    let path = directory.join(format!(".bixi-bench-{:016x}", platform.random().next_u64()));
+    let disk = platform.open_disk(&path).ok()?;
+    let opened = disk.open("scratch", Open::CreateNew).await;
+    // Unlinked at once, so nothing stays behind however this ends.
+    let _ = disk.remove("scratch").await;
+    drop(disk);
+    let _ = std::fs::remove_dir(&path);
+    let file = opened.ok()?;
+    let len = size.max(1).next_multiple_of(BLOCK);
+    let places = (READ_FILE_LEN / len).max(1);
+    for place in 0..places {
+        let mut noise = Buffer::zeroed(len);
+        platform.random().fill(&mut noise);
+        file.write_at((place * len) as u64, vec![noise.freeze()]).await.ok()?;
+    }
+    file.flush().await.ok()?;
+    let (clock, count) = (platform.clock(), Cell::new(0u64));
+    let start = clock.now();
+    let readers = (0..depth).map(|_| async {
+        while clock.now().saturating_since(start) < WINDOW {
+            let place = platform.random().below(places as u64);
+            file.read_at(place * len as u64, len).await.ok()?;
+            count.set(count.get() + 1);
+        }
+        Some(())
+    });
+    join_all(readers).await.into_iter().collect::<Option<()>>()?;
+    Some(count.get() as f64 / clock.now().saturating_since(start).as_secs_f64())
 }
 
 /// Requests a second against a server in this process that reads and answers without thought.

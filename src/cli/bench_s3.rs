@@ -2,8 +2,12 @@
 //!
 //! Bodies are random and made once; requests are signed one by one with an unsigned payload. The
 //! bucket of the measurement is made for it and removed again. Latencies are of whole requests.
+//!
+//! Reads are hot (a working set, over and over: the server's cache has it soon) or cold (each
+//! object once: writes fill no cache, and data files are read past the page cache where the file
+//! system lets them).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,6 +33,9 @@ use crate::args::{BenchOperation, BenchS3Args, Output};
 const WORKING_SET: u64 = 64 << 20;
 const OBJECTS_MIN: u64 = 16;
 const OBJECTS_MAX: u64 = 1_000;
+/// Bytes that are read once when reads are cold, at most; and the most objects.
+const COLD_SET: u64 = 1 << 30;
+const COLD_OBJECTS_MAX: u64 = 50_000;
 /// Keys a list is measured over.
 const LIST_KEYS: u64 = 5_000;
 /// The longest latency told apart.
@@ -41,9 +48,26 @@ struct Load {
     bucket: String,
     body: Bytes,
     objects: u64,
+    /// Objects read so far; each once.
+    cold: Option<Cell<u64>>,
     end: Instant,
     op: BenchOperation,
     result: RefCell<Figures>,
+}
+
+impl Load {
+    /// Cold, and every object has been asked for.
+    fn is_all_read(&self) -> bool {
+        self.cold.as_ref().is_some_and(|read| read.get() >= self.objects)
+    }
+
+    /// The object to read next.
+    fn next_object(&self) -> u64 {
+        match &self.cold {
+            Some(read) => read.replace(read.get() + 1),
+            None => self.platform.random().below(self.objects),
+        }
+    }
 }
 
 struct Figures {
@@ -60,6 +84,9 @@ pub async fn run(platform: Platform, args: BenchS3Args) -> Result<(), Failure> {
     let s3 = S3::find(&platform, &args.access).await?;
     if s3.tls.is_some() {
         return Err(Failure::usage("bench s3 measures plain HTTP; this server speaks TLS"));
+    }
+    if args.cold && args.op != BenchOperation::Get {
+        return Err(Failure::usage("--cold goes with --op get"));
     }
     let bucket = format!("bixi-bench-{:016x}", platform.random().next_u64());
     s3.call(&Call { method: "PUT", path: &bucket, query: &[], headers: &[] }, Bytes::new()).await?;
@@ -81,9 +108,11 @@ async fn measure(platform: &Platform, s3: &S3, bucket: &str, args: &BenchS3Args)
     platform.random().fill(&mut body);
     let objects = match args.op {
         BenchOperation::Put => 0,
+        BenchOperation::Get if args.cold => (COLD_SET / args.size.max(1)).clamp(OBJECTS_MIN, COLD_OBJECTS_MAX),
         BenchOperation::Get => (WORKING_SET / args.size.max(1)).clamp(OBJECTS_MIN, OBJECTS_MAX),
         BenchOperation::List => LIST_KEYS,
     };
+    let objects = args.objects.filter(|_| objects > 0).unwrap_or(objects);
     let figures = |capacity_failed: &str| {
         Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).map_err(|_| Failure::failed(capacity_failed.to_owned()))
     };
@@ -94,6 +123,7 @@ async fn measure(platform: &Platform, s3: &S3, bucket: &str, args: &BenchS3Args)
             bucket: bucket.to_owned(),
             body: Bytes::from(body.clone()),
             objects,
+            cold: args.cold.then(Cell::default),
             end,
             op,
             result: RefCell::new(Figures {
@@ -111,8 +141,12 @@ async fn measure(platform: &Platform, s3: &S3, bucket: &str, args: &BenchS3Args)
     }
     let upload = args.op == BenchOperation::Put;
     let limit_size = if args.op == BenchOperation::List { 250 << 10 } else { size };
-    let limit =
-        bench_limits::measure(platform, limit_size, args.concurrency, &disk_of(&args.access.credentials), upload).await;
+    let disk = disk_of(&args.access.credentials);
+    let mut limit = bench_limits::measure(platform, limit_size, args.concurrency, &disk, upload).await;
+    if args.cold {
+        let reads = bench_limits::direct_reads(platform, &disk, size, args.concurrency).await;
+        limit["disk_read_direct_per_sec"] = json!(reads.map(f64::round));
+    }
     let start = platform.clock().now();
     let load = load(start + Duration::from_secs(args.secs), args.op)?;
     join_all((0..args.concurrency).map(|worker| work(load.clone(), s3.signer(), worker))).await;
@@ -137,10 +171,12 @@ fn report(figures: &Figures, args: &BenchS3Args, seconds: f64, limit: Value) -> 
     json!({
         "schema": 1,
         "op": op,
+        "cold": args.cold,
         "size_bytes": args.size,
         "concurrency": args.concurrency,
         "secs": rounded(seconds),
         "ops_per_sec": rounded(done as f64 / seconds),
+        "requests": figures.requests,
         "requests_per_sec": rounded(figures.requests as f64 / seconds),
         "p50_us": figures.latency_us.value_at_quantile(0.5),
         "p99_us": figures.latency_us.value_at_quantile(0.99),
@@ -155,7 +191,8 @@ fn for_people(report: &Value) -> String {
     let number = |name: &str| report[name].as_f64().unwrap_or(0.0);
     let unit = if report["op"] == "list" { "keys" } else { "requests" };
     format!(
-        "{} of {} at concurrency {}: {:.0} {unit}/s, {:.1} MiB/s, p50 {} us, p99 {} us, {} errors\nlimit: {}",
+        "{}{} of {} at concurrency {}: {:.0} {unit}/s, {:.1} MiB/s, p50 {} us, p99 {} us, {} errors\nlimit: {}",
+        if report["cold"] == true { "cold " } else { "" },
         report["op"].as_str().unwrap_or(""),
         format_size(report["size_bytes"].as_u64().unwrap_or(0)),
         report["concurrency"],
@@ -181,7 +218,7 @@ async fn work(load: Rc<Load>, signer: Signer, worker: u32) {
     let mut lean = None;
     let mut number = 0u64;
     let mut token: Option<String> = None;
-    while load.platform.clock().now() < load.end {
+    while load.platform.clock().now() < load.end && !load.is_all_read() {
         let connection = match lean.take() {
             Some(connection) => Ok(connection),
             None => Lean::open(&load.platform, &load.addr).await,
@@ -239,7 +276,7 @@ async fn put(load: &Load, signer: &Signer, lean: &mut Lean, key: String) -> Outc
 }
 
 async fn get(load: &Load, signer: &Signer, lean: &mut Lean) -> Outcome {
-    let key = key_of(load.platform.random().below(load.objects));
+    let key = key_of(load.next_object());
     let head = head(load, signer, "GET", &format!("/{}/{key}", load.bucket), &[], 0);
     let heard = lean.exchange(&head, &Bytes::new(), |_| {}).await?;
     if heard.status == 200 && heard.len != load.body.len() as u64 {

@@ -29,6 +29,7 @@ pub mod bench_s3;
 pub mod lean;
 
 pub mod config;
+pub mod debug;
 
 use std::future::Future;
 use std::io::IsTerminal;
@@ -38,7 +39,7 @@ use platform::Platform;
 use tracing_subscriber::EnvFilter;
 
 use self::failure::Failure;
-use crate::args::{BenchCommand, Cli, ClusterCommand, Command, ConfigCommand, LogFormat, Output};
+use crate::args::{BenchCommand, Cli, ClusterCommand, Command, ConfigCommand, DebugCommand, LogFormat, Output};
 use crate::{bench_disk, dev, server};
 
 /// Runs the command of this process' arguments; gives its exit code.
@@ -83,6 +84,7 @@ fn run(command: Command) -> Result<(), Failure> {
             let done = bench_disk::run(platform, &dir, output == Output::Json).await;
             done.map_err(|error| Failure::caused("cannot measure the disk", &error))
         }),
+        Command::Debug(DebugCommand::Records { dir, request, output }) => debug::records(&dir, request, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "bixi", &mut script);

@@ -149,7 +149,13 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let ends = lasting(&mut params, seconds(platform), days);
         let certificate = params.signed_by(&key, &issuer).map_err(failed)?.pem();
-        Ok(NodeCertificates { version: 1, authorities: authorities.to_owned(), certificate, key: key.serialize_pem(), ends })
+        Ok(NodeCertificates {
+            version: 1,
+            authorities: authorities.to_owned(),
+            certificate,
+            key: key.serialize_pem(),
+            ends,
+        })
     }
 }
 

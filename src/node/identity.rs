@@ -53,6 +53,22 @@ pub struct Home {
     pub members: Option<Members>,
 }
 
+/// Why a directory was not opened.
+pub enum OpenError {
+    /// Its disk or file system fails: the process can do without it if it has others.
+    Disk(NodeError),
+    /// It must not be used as it is; somebody has to look.
+    Refused(NodeError),
+}
+
+impl From<OpenError> for NodeError {
+    fn from(error: OpenError) -> NodeError {
+        match error {
+            OpenError::Disk(error) | OpenError::Refused(error) => error,
+        }
+    }
+}
+
 fn failed(disk: &Disk, error: &DiskError) -> NodeError {
     NodeError::new(format!("{}: {error}", disk.path().display()))
 }
@@ -61,30 +77,32 @@ fn failed(disk: &Disk, error: &DiskError) -> NodeError {
 ///
 /// # Errors
 /// Locked by another process, unreadable, or its identity is damaged.
-pub async fn open(platform: &Platform, path: &std::path::Path) -> Result<Home, NodeError> {
+pub async fn open(platform: &Platform, path: &std::path::Path) -> Result<Home, OpenError> {
     let disk = platform.open_disk(path).map_err(|error| {
-        NodeError::new(format!("{}: {error}; choose another directory or fix its permissions", path.display()))
+        let text = format!("{}: {error}; choose another directory or fix its permissions", path.display());
+        OpenError::Disk(NodeError::new(text))
     })?;
     disk.try_lock().map_err(|error| match error {
-        DiskError::Locked { .. } => NodeError::conflict(format!(
+        DiskError::Locked { .. } => OpenError::Refused(NodeError::conflict(format!(
             "{} is in use by another bixi process; stop that one first, or give each server its own directories",
             path.display()
-        )),
-        error => failed(&disk, &error),
+        ))),
+        error => OpenError::Disk(failed(&disk, &error)),
     })?;
+    let unreadable = |error: DiskError| OpenError::Disk(failed(&disk, &error));
     let identity = read_identity(&disk).await?;
-    let members = match disk.read_file(MEMBERS).await.map_err(|error| failed(&disk, &error))? {
+    let refused = |text: String| OpenError::Refused(NodeError::new(format!("{}: {text}", path.display())));
+    let members = match disk.read_file(MEMBERS).await.map_err(unreadable)? {
         None => None,
         Some(bytes) => Some(
             serde_json::from_slice::<Members>(&bytes)
-                .map_err(|error| NodeError::new(format!("{}: file `members` is damaged: {error}", path.display())))?,
+                .map_err(|error| refused(format!("file `members` is damaged: {error}")))?,
         ),
     };
     if members.is_some() && identity.is_none() {
-        return Err(NodeError::new(format!(
-            "{}: file `identity` is missing but the directory is not empty; restore it, or empty the directory so that it joins as a new store",
-            path.display()
-        )));
+        return Err(refused(
+            "file `identity` is missing but the directory is not empty; restore it, or empty the directory so that it joins as a new store".to_owned(),
+        ));
     }
     Ok(Home { disk, identity, members })
 }
@@ -93,13 +111,14 @@ pub async fn open(platform: &Platform, path: &std::path::Path) -> Result<Home, N
 ///
 /// # Errors
 /// Unreadable or damaged.
-pub async fn read_identity(disk: &Disk) -> Result<Option<Identity>, NodeError> {
-    let Some(bytes) = disk.read_file(IDENTITY).await.map_err(|error| failed(disk, &error))? else { return Ok(None) };
+pub async fn read_identity(disk: &Disk) -> Result<Option<Identity>, OpenError> {
+    let unreadable = |error: DiskError| OpenError::Disk(failed(disk, &error));
+    let Some(bytes) = disk.read_file(IDENTITY).await.map_err(unreadable)? else { return Ok(None) };
     let identity = Identity::decode(&bytes).map_err(|error| {
-        NodeError::new(format!(
+        OpenError::Refused(NodeError::new(format!(
             "{}: {error}; the directory cannot be trusted. Restore the file `identity`, or empty the directory so that it joins as a new store",
             disk.path().display()
-        ))
+        )))
     })?;
     Ok(Some(identity))
 }
@@ -149,4 +168,20 @@ pub async fn write_members(home: &mut Home, members: &Members) -> Result<(), Nod
     home.disk.write_file(MEMBERS, &text).await.map_err(|error| failed(&home.disk, &error))?;
     home.members = Some(members.clone());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Members;
+
+    #[test]
+    fn golden_bytes_of_members() {
+        let text = r#"{"version":1,"founders":{"00000000000000ab":"h:1","ffffffffffffffff":"h:2"}}"#;
+        let founders = [(0xab, "h:1".to_owned()), (u64::MAX, "h:2".to_owned())].into();
+        let members = Members::of(&founders);
+        assert_eq!(serde_json::to_string(&members).ok().as_deref(), Some(text));
+        assert_eq!(serde_json::from_str::<Members>(text).ok(), Some(members));
+        assert_eq!(serde_json::from_str::<Members>(text).map(|read| read.founders()).ok(), Some(founders));
+        assert!(serde_json::from_str::<Members>(&text.replace("founders", "fouders")).is_err());
+    }
 }

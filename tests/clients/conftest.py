@@ -4,20 +4,16 @@ With BIXI_TEST_S3, BIXI_TEST_ACCESS_KEY and BIXI_TEST_SECRET_KEY set the tests g
 server; otherwise one is started over three directories and stopped at the end.
 """
 
-import hashlib
 import os
 import pathlib
 import re
-import shutil
 import subprocess
-import sys
 import uuid
 
-import boto3
-import botocore.config
 import pytest
 
-from harness import REGION, Access, Raw, Server
+from harness import Access, Server, boto3_client, client_path, noise
+from raw import Raw
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +25,7 @@ def access(tmp_path_factory):
         return
     server = Server(tmp_path_factory.mktemp("server"))
     server.start()
-    keys = server.credentials()
-    yield Access(server.endpoint, keys["access_key"], keys["secret_key"])
+    yield server.access
     code = server.stop()
     assert code == 0, f"the server stopped with {code}:\n{server.log_tail()}"
 
@@ -95,30 +90,6 @@ def make_file(tmp_path):
     return make
 
 
-def noise(seed: str, len_bytes: int) -> bytes:
-    """Bytes that do not repeat, the same for the same seed."""
-    return hashlib.shake_256(seed.encode()).digest(len_bytes)
-
-
-def boto3_client(access, **config):
-    return boto3.client(
-        "s3",
-        endpoint_url=access.endpoint,
-        aws_access_key_id=access.access_key,
-        aws_secret_access_key=access.secret_key,
-        region_name=REGION,
-        config=botocore.config.Config(
-            # Presigned URLs too: for an endpoint that is not AWS's it would fall back to SigV2.
-            signature_version="s3v4",
-            retries={"total_max_attempts": 1},
-            s3={"addressing_style": "path"},
-            max_pool_connections=64,
-            proxies={},
-            **config,
-        ),
-    )
-
-
 def empty(s3, bucket: str) -> None:
     for upload in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
         s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
@@ -127,11 +98,3 @@ def empty(s3, bucket: str) -> None:
         if keys:
             answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
             assert "Errors" not in answer, answer
-
-
-def client_path(name: str) -> str:
-    """Programs lie beside the interpreter of the virtual environment."""
-    beside = pathlib.Path(sys.executable).parent / name
-    path = str(beside) if beside.exists() else shutil.which(name)
-    assert path, f"{name} is lacking: install tests/requirements.txt"
-    return path

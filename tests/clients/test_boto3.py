@@ -8,7 +8,7 @@ import botocore.exceptions
 import pytest
 import requests
 
-from conftest import noise
+from harness import noise
 
 
 def test_put_get_head_and_delete(s3, bucket):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import botocore.exceptions
 import pytest
 
-from conftest import boto3_client
+from harness import boto3_client
 
 WRITERS = 32
 KEYS = 200

@@ -9,8 +9,7 @@ import subprocess
 
 import pytest
 
-from conftest import boto3_client
-from harness import Access, Server, free_port, program
+from harness import Server, free_port, is_ready, program, wait_for
 
 
 @pytest.fixture
@@ -25,12 +24,11 @@ def server(tmp_path):
 
 
 def client_of(server):
-    keys = server.credentials()
-    return boto3_client(Access(server.endpoint, keys["access_key"], keys["secret_key"]))
+    return server.client()
 
 
 def admin(server, path):
-    connection = http.client.HTTPConnection(server.admin, timeout=10)
+    connection = http.client.HTTPConnection(server.admin, timeout=60)
     connection.request("GET", path)
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
@@ -38,7 +36,7 @@ def admin(server, path):
 
 def refuses_to_start(argv):
     """Runs a server that must refuse; returns what it said."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
     assert done.returncode not in (0, -6, 101, 134), done
     said = (done.stdout + done.stderr).decode()
     assert "panicked" not in said
@@ -109,10 +107,9 @@ def test_a_damaged_identity_is_refused_not_formatted(server):
     for path, body in kept.items():
         path.write_bytes(bytes(byte ^ 0xFF for byte in body))
     before = sorted(path.name for path in server.dirs[1].iterdir())
-    try:
-        server.start(timeout=20)
-    except AssertionError:
-        pass
+    # Two of three can serve, or nobody does; either way what is there stays.
+    server.launch()
+    wait_for("it serves or has ended", lambda: is_ready(server.admin) or server.process.poll() is not None)
     server.kill()
     assert set(before) <= {path.name for path in server.dirs[1].iterdir()}
     for path, body in kept.items():

@@ -6,33 +6,15 @@ later versions prove that they still open it (tests/e2e/test_corpus.py).
 
 import pathlib
 import random
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 
-import boto3
-import botocore.config
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import harness  # noqa: E402
 
 SIZES = [0, 1, 100, 4096, 8192, 8193, 70_000, 300_000, 1 << 20, (3 << 20) + 17]
-
-
-def free_addr() -> str:
-    """An address of the loopback that nobody listens on now, below the ports of clients."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as listener:
-            try:
-                listener.bind(("127.0.0.1", port))
-                return f"127.0.0.1:{port}"
-            except OSError:
-                continue
-
-
-S3, ADMIN = free_addr(), free_addr()
-SERVER = ["--s3-addr", S3, "--admin-addr", ADMIN]
 
 
 def pattern(seed: str, size: int) -> bytes:
@@ -45,33 +27,8 @@ def body(number: int) -> bytes:
     return pattern(str(number), SIZES[number])
 
 
-def start(binary: str, root: pathlib.Path):
-    directories = [root / f"d{number}" for number in (1, 2, 3)]
-    log = open(root / "log", "ab")
-    server = subprocess.Popen([binary, "server", *directories, *SERVER], stdout=log, stderr=log)
-    deadline = time.monotonic() + 30
-    while True:
-        assert server.poll() is None, (root / "log").read_text()
-        assert time.monotonic() < deadline, "not ready"
-        try:
-            keys = dict(line.split("=", 1) for line in (directories[0] / "credentials").read_text().split())
-            client = boto3.client(
-                "s3",
-                endpoint_url=f"http://{S3}",
-                aws_access_key_id=keys["access_key"],
-                aws_secret_access_key=keys["secret_key"],
-                region_name="us-east-1",
-                config=botocore.config.Config(retries={"max_attempts": 0}, proxies={}, connect_timeout=1),
-            )
-            client.list_buckets()
-            return server, client
-        except Exception:
-            time.sleep(0.1)
-
-
-def stop(server):
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(timeout=30) == 0
+def server(root: pathlib.Path) -> harness.Server:
+    return harness.Server(root, [root / f"d{number}" for number in (1, 2, 3)])
 
 
 def fill(client):
@@ -101,15 +58,12 @@ def check(client):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "e2e"))
-    from test_cluster_survives import binary
-
     with tempfile.TemporaryDirectory() as name:
         root = pathlib.Path(name)
-        server, client = start(binary(), root)
-        fill(client)
-        check(client)
+        running = server(root)
+        running.start()
+        fill(running.client())
+        check(running.client())
         # Killed, not stopped: the store must be opened by recovery.
-        server.kill()
-        server.wait()
+        running.kill()
         subprocess.run(["tar", "-C", root, "-czSf", pathlib.Path(sys.argv[1]).absolute(), "d1", "d2", "d3"], check=True)

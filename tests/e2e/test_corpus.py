@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-from test_cluster_survives import binary
-
 CORPUS = pathlib.Path(__file__).parent.parent / "corpus"
 sys.path.insert(0, str(CORPUS))
 
@@ -17,9 +15,10 @@ import make_store  # noqa: E402
 @pytest.mark.parametrize("version", sorted(path.name for path in CORPUS.glob("*.tar.gz")))
 def test_a_store_of_every_landed_version_opens(version, tmp_path):
     subprocess.run(["tar", "-C", tmp_path, "-xzf", CORPUS / version], check=True)
+    server = make_store.server(tmp_path)
     for _ in range(2):
-        server, client = make_store.start(binary(), tmp_path)
+        server.start()
         try:
-            make_store.check(client)
+            make_store.check(server.client())
         finally:
-            make_store.stop(server)
+            assert server.stop() == 0

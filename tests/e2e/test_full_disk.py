@@ -2,23 +2,13 @@
 deletes go on, and space comes back without a restart. Needs root (loop device)."""
 
 import os
-import pathlib
 import random
-import signal
 import subprocess
-import sys
-import time
 
-import boto3
-import botocore.config
 import botocore.exceptions
 import pytest
 
-from test_cluster_survives import binary
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "corpus"))
-
-from make_store import ADMIN, S3  # noqa: E402
+from harness import Server, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a loop device")
 
@@ -42,27 +32,11 @@ def body(number: int) -> bytes:
 # What is kept of the acked objects: the last third, so that whole chunks die, or every tenth, so that
 # no chunk does and only compaction can give space back, on a disk that has none left.
 @pytest.mark.parametrize("kept", [lambda place, count: place >= count * 2 // 3, lambda place, count: place % 10 == 0])
-def test_reads_and_deletes_go_on_when_the_disk_is_full(small_disk, kept):
-    data = small_disk / "data"
-    server = subprocess.Popen(
-        [binary(), "server", data, "--s3-addr", S3, "--admin-addr", ADMIN],
-        stdout=subprocess.DEVNULL,
-        stderr=open(small_disk.parent / "err", "wb"),
-    )
+def test_reads_and_deletes_go_on_when_the_disk_is_full(small_disk, tmp_path, kept):
+    server = Server(tmp_path / "server", [small_disk / "data"])
+    server.start()
     try:
-        deadline = time.monotonic() + 20
-        while not (data / "credentials").exists():
-            assert server.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        keys = dict(line.split("=", 1) for line in (data / "credentials").read_text().split())
-        client = boto3.client(
-            "s3",
-            endpoint_url=f"http://{S3}",
-            aws_access_key_id=keys["access_key"],
-            aws_secret_access_key=keys["secret_key"],
-            region_name="us-east-1",
-            config=botocore.config.Config(retries={"max_attempts": 0}, proxies={}),
-        )
+        client = server.client()
         client.create_bucket(Bucket="full")
         acked, refused = [], None
         for number in range(1000):
@@ -80,17 +54,15 @@ def test_reads_and_deletes_go_on_when_the_disk_is_full(small_disk, kept):
         left = [number for place, number in enumerate(acked) if kept(place, len(acked))]
         for number in sorted(set(acked) - set(left)):
             client.delete_object(Bucket="full", Key=str(number))
-        deadline = time.monotonic() + 60
-        while True:
+
+        def takes_writes():
             try:
-                client.put_object(Bucket="full", Key="again", Body=b"x" * (1 << 20))
-                break
-            except botocore.exceptions.ClientError as error:
-                assert time.monotonic() < deadline, f"space did not come back: {error}"
-                time.sleep(1)
+                return client.put_object(Bucket="full", Key="again", Body=b"x" * (1 << 20))
+            except botocore.exceptions.ClientError:
+                return None
+
+        wait_for("space comes back", takes_writes, pause=1)
         for number in left:
             assert client.get_object(Bucket="full", Key=str(number))["Body"].read() == body(number)
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=30)
-    assert pathlib.Path(data).exists()
+        server.stop()

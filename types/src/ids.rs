@@ -58,10 +58,23 @@ id!(
     /// Random name of a cluster.
     ClusterId, "cluster-"
 );
-id!(
-    /// One request from its entry into Bixi to the disk record.
-    RequestId, "r"
-);
+
+/// One request from its entry into Bixi to the disk record. Written everywhere as S3's
+/// `x-amz-request-id` is: 16 upper-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct RequestId(pub u64);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016X}", self.0)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// A logical part of the metadata keyspace; a command touches exactly one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -86,12 +99,18 @@ pub struct ShardIndex(pub u8);
 
 #[cfg(test)]
 mod tests {
-    use super::{ChunkId, Partition};
+    use super::{ChunkId, Partition, RequestId};
 
     #[test]
     fn chunk_id_names_its_partition() {
         let chunk = ChunkId::new(Partition(7), 42);
         assert_eq!(chunk.partition(), Partition(7));
         assert_eq!(chunk.0 & 0xffff_ffff_ffff, 42);
+    }
+
+    #[test]
+    fn request_id_reads_as_the_one_of_s3() {
+        assert_eq!(RequestId(0xab).to_string(), "00000000000000AB");
+        assert_eq!(RequestId(u64::MAX).to_string(), "FFFFFFFFFFFFFFFF");
     }
 }

@@ -39,7 +39,17 @@ fn check(root: &Path) -> bool {
     let format = cargo(root, &["fmt", "--all", "--check"]);
     let lints =
         cargo(root, &["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-    tidy && format && lints
+    tidy && format && lints && check_faultdev(root)
+}
+
+/// The package outside the workspace, in a directory of its own below the target directory.
+fn check_faultdev(root: &Path) -> bool {
+    let [flag, path] = ["--manifest-path", "tests/faultdev/Cargo.toml"];
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let target = target.join("faultdev").display().to_string();
+    let format = cargo(root, &["fmt", flag, path, "--check"]);
+    let lints = ["clippy", "--release", "--locked", flag, path, "--target-dir", &target, "--", "-D", "warnings"];
+    format && cargo(root, &lints)
 }
 
 fn fix(root: &Path) -> bool {
@@ -48,7 +58,7 @@ fn fix(root: &Path) -> bool {
         &["clippy", "--release", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"],
     );
     let format = cargo(root, &["fmt", "--all"]);
-    lints && format
+    lints && format && cargo(root, &["fmt", "--manifest-path", "tests/faultdev/Cargo.toml"])
 }
 
 fn run_tidy(root: &Path) -> bool {

@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use platform::buffer::Buffer;
+use rpc::request;
 use tokio::sync::oneshot;
 use types::extent::Extent;
-use types::ids::Partition;
+use types::ids::{Partition, RequestId};
 use types::redundancy::Redundancy;
 
 use super::writer::{APPEND_MAX, ChunkWriter, Pin, WriteError};
@@ -20,6 +21,8 @@ type Answer = Result<(Extent, Pin), WriteError>;
 
 struct Waiting {
     data: Bytes,
+    /// For whom.
+    request: Option<RequestId>,
     sender: oneshot::Sender<Answer>,
 }
 
@@ -53,7 +56,7 @@ impl Packer {
         assert!(!data.is_empty() && data.len() <= APPEND_MAX, "packed payload out of bounds");
         let queue = Rc::clone(self.queues.borrow_mut().entry((partition, policy)).or_default());
         let (sender, receiver) = oneshot::channel();
-        queue.waiting.borrow_mut().push_back(Waiting { data, sender });
+        queue.waiting.borrow_mut().push_back(Waiting { data, request: request::current(), sender });
         if queue.running.get() < DEPTH {
             queue.running.set(queue.running.get() + 1);
             let this = self.clone();
@@ -81,7 +84,18 @@ impl Packer {
                 joined.freeze()
             }
         };
-        let stored = self.writer.append(partition, policy, data).await;
+        let append = self.writer.append(partition, policy, data);
+        // The record bears the first one's id; the log says who else is in it.
+        let first = group.iter().find_map(|waiting| waiting.request);
+        let stored = match first {
+            Some(carrier) => {
+                for request in group.iter().filter_map(|waiting| waiting.request).filter(|id| *id != carrier) {
+                    tracing::debug!(%request, %carrier, "packed into another request's record");
+                }
+                request::within(carrier, Box::pin(append)).await
+            }
+            None => append.await,
+        };
         let mut at = 0;
         for waiting in group {
             let len = waiting.data.len() as u64;

@@ -21,6 +21,7 @@ use platform::buffer::Buffer;
 use proto::meta::ChunkEntry;
 use proto::rows::ShardRow;
 use proto::service::code;
+use rpc::request::carried;
 use thiserror::Error;
 use tokio::sync::Notify;
 use types::extent::Extent;
@@ -336,7 +337,7 @@ impl ChunkWriter {
         }
         line.granting.set(true);
         let (this, line) = (self.clone(), Rc::clone(line));
-        self.platform().tasks().spawn(async move {
+        self.platform().tasks().spawn(carried(async move {
             let session = this.0.meta.register().await;
             let avoid = this.0.shards.disks().suspects();
             let granted = match session {
@@ -353,7 +354,7 @@ impl ChunkWriter {
             }
             line.granting.set(false);
             line.granted.notify_waiters();
-        });
+        }));
     }
 
     fn open(&self, entry: ChunkEntry) -> OpenChunk {

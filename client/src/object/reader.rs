@@ -7,6 +7,7 @@ use bytes::Bytes;
 use platform::buffer::Buffer;
 use platform::tasks::TaskHandle;
 use proto::rows::BlobRow;
+use rpc::request::carried;
 use types::extent::Extent;
 use types::ids::ChunkId;
 
@@ -69,7 +70,7 @@ impl ObjectReader {
                 Piece::Inline { bytes, .. } => Coming::Here(bytes),
                 Piece::Extent { extent, blob, base } => {
                     let work = read_piece(self.reader.clone(), extent, blob, extent.logical - base);
-                    Coming::Reading(self.reader.platform().tasks().spawn(work))
+                    Coming::Reading(self.reader.platform().tasks().spawn(carried(work)))
                 }
             });
         }

@@ -12,6 +12,7 @@ use platform::buffer::Buffer;
 use platform::tasks::TaskHandle;
 use proto::meta::NewBody;
 use proto::rows::ExtentRow;
+use rpc::request::carried;
 use types::extent::Extent;
 use types::ids::Partition;
 use types::redundancy::Redundancy;
@@ -117,8 +118,8 @@ impl ObjectWriter {
     async fn append(&mut self, payload: Bytes) -> Result<(), ObjectError> {
         let logical = self.written - self.pending_len as u64 - payload.len() as u64;
         let (writer, partition, policy) = (self.objects.writer.clone(), self.partition, self.objects.policy);
-        let task =
-            self.objects.meta.platform().tasks().spawn(async move { writer.append(partition, policy, payload).await });
+        let work = async move { writer.append(partition, policy, payload).await };
+        let task = self.objects.meta.platform().tasks().spawn(carried(work));
         self.running.push_back((logical, task));
         while self.running.len() >= APPENDS_MAX {
             self.reap().await?;
@@ -169,7 +170,7 @@ impl ObjectWriter {
                     // As a task: dropped in the middle it would leave a hole that stalls the others.
                     let (writer, partition) = (self.objects.writer.clone(), self.partition);
                     let work = async move { writer.append(partition, small, payload).await };
-                    let task = self.objects.meta.platform().tasks().spawn(work);
+                    let task = self.objects.meta.platform().tasks().spawn(carried(work));
                     task.await.map_err(|_| ObjectError::Unavailable("the process is stopping".into()))??
                 }
             };

@@ -28,7 +28,8 @@ pub fn forms(input: &mut Input) {
         file.extend_from_slice(b"\r\n--xY");
     }
     let key = input.text("abc/${filename}", 30).replace(['\r', '\n'], "");
-    let mut form = format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\n{key}\r\n").into_bytes();
+    let mut form =
+        format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\n{key}\r\n").into_bytes();
     form.extend_from_slice(format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=file\r\n\r\n").as_bytes());
     form.extend_from_slice(&file);
     form.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());

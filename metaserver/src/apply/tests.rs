@@ -4,11 +4,11 @@ use proto::chunk::ShardName;
 use proto::keys;
 use proto::meta::{
     Body, Command, CompleteUpload, Conditions, CreateBucket, CreateUpload, DeleteObject, Deleted, DiskShards,
-    ExtentMove, FinishMove, GrantChunks, MoveExtents, NamedPart, NewBody, Outcome, PlannedChunk, PutObject, PutPart,
-    RegisterSession, SealChunk, StartMove, refusal,
+    ExtentMove, FinishMove, GrantChunks, LoseDisk, MoveExtents, NamedPart, NewBody, Outcome, PlannedChunk, PutObject,
+    PutPart, RegisterSession, SealChunk, StartMove, refusal,
 };
-use proto::rows::{ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, RedundancyRow, ShardRow};
-use types::ids::ChunkId;
+use proto::rows::{ChunkRow, ClusterRow, DeleteRow, DiskRow, ExtentRow, MetaRow, RedundancyRow, ShardRow};
+use types::ids::{ChunkId, DiskId, PlacementId};
 use types::redundancy::Redundancy;
 
 use super::apply;
@@ -332,4 +332,47 @@ fn extents_are_not_moved_into_a_chunk_of_another_session_or_with_gaps() {
     world.sequence = 0;
     assert_eq!(run(&mut world, vec![place(0, 100)]), refusal::CHUNK);
     assert_eq!(world.row(old).map(|row| row.live_bytes), Some(100));
+}
+
+#[test]
+fn one_move_is_pending_at_most_and_its_commit_asks_whether_it_still_is() {
+    let mut world = World::new();
+    let bucket = world.bucket();
+    let chunk = world.chunk();
+    assert_eq!(world.command(1, Body::PutObject(put(bucket, "k", extents(chunk, 0, 100)))).refusal, refusal::NONE);
+    let first = world.row(chunk).expect("chunk").shards[0];
+    let seal = SealChunk { chunk, epoch: 1, len: 100, keep: vec![first.placement], release: false };
+    assert_eq!(world.bare(Body::SealChunk(seal)).refusal, refusal::NONE);
+    let start = || {
+        let shards = vec![ShardRow { index: 1, disk: 3, ..ShardRow::default() }];
+        world.bare(Body::StartMove(StartMove { chunk, shards }))
+    };
+    let finish = |id, commit| world.bare(Body::FinishMove(FinishMove { chunk, id, commit })).refusal;
+    let shards = || world.row(chunk).expect("chunk").shards;
+
+    let aborted = start();
+    assert_eq!(aborted.refusal, refusal::NONE);
+    assert_eq!(start().refusal, refusal::CHUNK, "a second move beside the first");
+    assert_eq!(finish(aborted.number + 1, true), refusal::CHUNK, "a move that never was");
+    assert_eq!(finish(aborted.number, false), refusal::NONE);
+    let pending = aborted.chunks[0].row.pending_move.as_ref().expect("the move");
+    let delete = keys::delete(DiskId(3), PlacementId(pending.shards[0].placement));
+    let queued: Option<DeleteRow> = Txn::new(&world.store).get(&delete).expect("store is sound");
+    assert!(queued.is_some(), "an aborted move's own placements are deleted");
+    assert_eq!(finish(aborted.number, true), refusal::CHUNK, "committed after its abort");
+    assert_eq!(shards(), [first]);
+
+    let committed = start();
+    assert_eq!(finish(committed.number, true), refusal::NONE);
+    assert_eq!(finish(committed.number, true), refusal::CHUNK, "committed twice");
+    assert_eq!(shards().iter().map(|shard| shard.disk).collect::<Vec<_>>(), [first.disk, 3]);
+
+    // A disk that is lost takes the move to it along.
+    assert_eq!(world.bare(Body::LoseDisk(LoseDisk { disk: 3 })).refusal, refusal::NONE);
+    assert_eq!(shards(), [first]);
+    let elsewhere = vec![ShardRow { index: 1, disk: 2, ..ShardRow::default() }];
+    let lost = world.bare(Body::StartMove(StartMove { chunk, shards: elsewhere }));
+    assert_eq!(world.bare(Body::LoseDisk(LoseDisk { disk: 2 })).refusal, refusal::NONE);
+    assert_eq!(finish(lost.number, true), refusal::CHUNK, "its disk was lost meanwhile");
+    assert_eq!(shards(), [first]);
 }

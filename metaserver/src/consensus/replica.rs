@@ -140,6 +140,8 @@ pub(super) struct Inner {
     pub(super) stopped: RefCell<Option<String>>,
     /// Pages of snapshots fetched from the leader, by index.
     pub(super) fetched: RefCell<BTreeMap<u64, Vec<Bytes>>>,
+    /// A snapshot is being fetched; one at a time, for it lies in memory.
+    pub(super) fetching: Cell<bool>,
     pub(super) leader: Cell<u64>,
     pub(super) term: Cell<u64>,
     pub(super) became_leader: Notify,
@@ -299,6 +301,7 @@ impl Replica {
             writing: Cell::new(false),
             stopped: RefCell::new(None),
             fetched: RefCell::new(BTreeMap::new()),
+            fetching: Cell::new(false),
             leader: Cell::new(0),
             term: Cell::new(0),
             became_leader: Notify::new(),
@@ -358,8 +361,10 @@ impl Replica {
         receiver.await.map_err(|_| ReplicaError::Dropped)?
     }
 
-    /// Takes in messages from another replica (authenticated by the connection).
-    pub fn receive(&self, bytes: &Bytes) -> bool {
+    /// Takes in messages from another replica (authenticated by the connection). A snapshot is
+    /// fetched before this returns: until then the sender must not offer it again. Answers whether
+    /// all of it was taken.
+    pub async fn receive(&self, bytes: &Bytes) -> bool {
         let Some(mut messages) = transport::split(bytes) else { return false };
         // A replica that lost its directory joins under a new id at the same address; what was
         // meant for the old one must not be taken for its own.
@@ -367,12 +372,12 @@ impl Replica {
         let (snapshots, others): (Vec<Message>, Vec<Message>) =
             messages.into_iter().partition(|message| message.msg_type() == MessageType::MsgSnapshot);
         self.0.core.borrow_mut().inbox.push_back(Input::Messages(others));
-        for message in snapshots {
-            let this = self.clone();
-            self.0.platform.tasks().spawn(async move { this.fetch_snapshot(message).await });
-        }
         self.0.work.notify_one();
-        true
+        let mut is_taken = true;
+        for message in snapshots {
+            is_taken &= self.fetch_snapshot(message).await;
+        }
+        is_taken
     }
 
     /// The state store.

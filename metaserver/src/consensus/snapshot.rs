@@ -27,10 +27,7 @@ impl Replica {
         let mut pages = Vec::new();
         let mut page = Vec::new();
         let scanned = self.0.store.scan(&[], None, &mut |key, value| {
-            page.extend_from_slice(&(key.len() as u32).to_le_bytes());
-            page.extend_from_slice(key);
-            page.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            page.extend_from_slice(value);
+            push_row(&mut page, key, value);
             if page.len() >= PAGE_BYTES {
                 pages.push(Bytes::from(std::mem::take(&mut page)));
             }
@@ -51,13 +48,26 @@ impl Replica {
         core.mem.0.borrow_mut().snapshot = Some(snapshot);
     }
 
-    /// A leader offers a snapshot: fetch its pages, then let Raft see the message.
-    pub(super) async fn fetch_snapshot(&self, message: Message) {
+    /// A leader offers a snapshot: fetch its pages, then let Raft see the message. Refused while
+    /// another one is being fetched.
+    pub(super) async fn fetch_snapshot(&self, message: Message) -> bool {
+        if self.0.fetching.replace(true) {
+            return false;
+        }
+        let pages = self.fetch_pages(&message).await;
+        self.0.fetching.set(false);
+        let Some(pages) = pages else { return false };
+        self.0.fetched.borrow_mut().insert(message.get_snapshot().get_metadata().index, pages);
+        self.0.core.borrow_mut().inbox.push_back(Input::Messages(vec![message]));
+        self.0.work.notify_one();
+        true
+    }
+
+    async fn fetch_pages(&self, message: &Message) -> Option<Vec<Bytes>> {
         let snapshot = message.get_snapshot();
         let index = snapshot.get_metadata().index;
-        let Ok(count) = snapshot.data.as_slice().try_into().map(u64::from_be_bytes) else { return };
-        let address = self.0.core.borrow().members.get(&message.from).cloned();
-        let Some(address) = address else { return };
+        let count = u64::from_be_bytes(snapshot.data.as_slice().try_into().ok()?);
+        let address = self.0.core.borrow().members.get(&message.from).cloned()?;
         let mut pages = Vec::new();
         for page in 0..count {
             let ask = Request::SnapshotPage(proto::meta::SnapshotPage { index, page });
@@ -65,12 +75,10 @@ impl Replica {
             let timeout = Duration::from_secs(10);
             match self.0.peers.call(&address, StoreId(message.from), request, ask, Bytes::new(), timeout).await {
                 Ok(reply) if matches!(reply.answer, Answer::Data(_)) => pages.push(reply.payload),
-                Ok(_) | Err(_) => return,
+                Ok(_) | Err(_) => return None,
             }
         }
-        self.0.fetched.borrow_mut().insert(index, pages);
-        self.0.core.borrow_mut().inbox.push_back(Input::Messages(vec![message]));
-        self.0.work.notify_one();
+        Some(pages)
     }
 
     pub(super) fn install(&self, core: &mut Core, snapshot: &Snapshot) -> Result<(), StoreFault> {
@@ -110,6 +118,14 @@ impl Replica {
     }
 }
 
+/// A row of a page: length of the key (u32), key, length of the value (u32), value.
+fn push_row(page: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    for bytes in [key, value] {
+        page.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        page.extend_from_slice(bytes);
+    }
+}
+
 fn rows_of(page: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut rows = Vec::new();
     let mut rest = page;
@@ -126,4 +142,31 @@ fn rows_of(page: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
         rows.push((key, value));
     }
     Some(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::replica::{applied_key, encode_applied, member_key};
+    use super::{push_row, rows_of};
+    use raft::prelude::ConfState;
+
+    #[test]
+    fn golden_bytes_of_a_snapshot_page() {
+        let mut page = Vec::new();
+        push_row(&mut page, b"k", b"abc");
+        push_row(&mut page, b"l", b"");
+        assert_eq!(page, *b"\x01\0\0\0k\x03\0\0\0abc\x01\0\0\0l\0\0\0\0");
+        assert_eq!(rows_of(&page), Some(vec![(b"k".to_vec(), b"abc".to_vec()), (b"l".to_vec(), Vec::new())]));
+        let cuts = (1..page.len()).filter(|len| rows_of(&page[..*len]).is_some());
+        assert_eq!(cuts.collect::<Vec<_>>(), [12], "a page cut anywhere but between rows is refused");
+    }
+
+    #[test]
+    fn golden_bytes_of_the_applied_row() {
+        let conf = ConfState { voters: vec![1, 2], learners: vec![3], ..ConfState::default() };
+        let bytes = encode_applied(5, 2, &conf);
+        assert_eq!(bytes, *b"\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x02\x0a\x02\x01\x02\x12\x01\x03");
+        assert_eq!(applied_key(), [0xf0]);
+        assert_eq!(member_key(0x0102), [0xf0, 1, 0, 0, 0, 0, 0, 0, 1, 2]);
+    }
 }

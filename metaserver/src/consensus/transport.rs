@@ -43,4 +43,10 @@ mod tests {
         }
         assert_eq!(split(&[9, 0, 0, 0, 1]), None);
     }
+
+    #[test]
+    fn golden_bytes_of_raft_messages_on_their_way() {
+        let message = Message { to: 3, term: 7, ..Message::default() };
+        assert_eq!(join(&[message, Message::default()]), [4, 0, 0, 0, 0x10, 3, 0x20, 7, 0, 0, 0, 0]);
+    }
 }

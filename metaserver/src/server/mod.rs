@@ -207,7 +207,7 @@ impl MetaServer {
                 self.check_disk(ask).await.map(|checked| Reply::of(Answer::DiskChecked(checked)))
             }
             Request::Raft(bytes) => {
-                if self.0.replica.receive(&bytes) {
+                if self.0.replica.receive(&bytes).await {
                     Ok(Reply::of(Answer::Done(Done {})))
                 } else {
                     Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "not a raft message"))

@@ -92,8 +92,7 @@ impl MutualTls {
     pub async fn connect(&self, stream: Stream) -> Result<(Stream, Vec<String>), TlsError> {
         let client = self.0.configs.borrow().client.clone();
         let (peer, local) = (stream.peer.clone(), stream.local.clone());
-        let name = ServerName::try_from(self.0.name.clone())
-            .map_err(|_| TlsError::ServerName(self.0.name.clone()))?;
+        let name = ServerName::try_from(self.0.name.clone()).map_err(|_| TlsError::ServerName(self.0.name.clone()))?;
         let inside = TlsConnector::from(client)
             .connect(name, stream)
             .await

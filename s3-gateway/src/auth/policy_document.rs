@@ -115,12 +115,12 @@ impl PolicyDocument {
 fn read_condition(condition: &Value, out: &mut Vec<Condition>) -> S3Result<()> {
     if let Some(pairs) = condition.as_object() {
         if pairs.len() != 1 {
-            return Err(invalid("Invalid Simple-Condition: Simple-Conditions must have exactly one property specified."));
+            return Err(invalid(
+                "Invalid Simple-Condition: Simple-Conditions must have exactly one property specified.",
+            ));
         }
         for (name, value) in pairs {
-            let value = value
-                .as_str()
-                .ok_or_else(|| invalid("Invalid Simple-Condition: value must be a string."))?;
+            let value = value.as_str().ok_or_else(|| invalid("Invalid Simple-Condition: value must be a string."))?;
             out.push(Condition::Equal(name.to_ascii_lowercase(), value.to_owned()));
         }
         return Ok(());
@@ -178,7 +178,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(policy.length_range(), (3, 10));
-        let good = [("key", "user/x"), ("acl", "private"), ("content-type", "a/b"), ("policy", "p"), ("x-ignore-a", "1")];
+        let good =
+            [("key", "user/x"), ("acl", "private"), ("content-type", "a/b"), ("policy", "p"), ("x-ignore-a", "1")];
         assert!(policy.check("b", &fields(&good), NOW).is_ok());
         assert!(policy.check("b", &fields(&good), u64::MAX).is_err(), "expired");
         assert!(policy.check("other", &fields(&good), NOW).is_err(), "another bucket");
@@ -200,14 +201,28 @@ mod tests {
     #[test]
     fn malformed_policies_are_refused() {
         for conditions in [
-            "{}", "[{}]", r#"[{"a": "b", "c": "d"}]"#, r#"[{"a": 1}]"#, r#"[["eq", "$key"]]"#, r#"[["eq", "key", "x"]]"#,
-            r#"[["like", "$key", "x"]]"#, r#"[["content-length-range", 0]]"#, r#"[["content-length-range", -1, 0]]"#,
-            r#"[["content-length-range", 5, 1]]"#, r#"["eq"]"#, "[1]", "7",
+            "{}",
+            "[{}]",
+            r#"[{"a": "b", "c": "d"}]"#,
+            r#"[{"a": 1}]"#,
+            r#"[["eq", "$key"]]"#,
+            r#"[["eq", "key", "x"]]"#,
+            r#"[["like", "$key", "x"]]"#,
+            r#"[["content-length-range", 0]]"#,
+            r#"[["content-length-range", -1, 0]]"#,
+            r#"[["content-length-range", 5, 1]]"#,
+            r#"["eq"]"#,
+            "[1]",
+            "7",
         ] {
             assert_eq!(policy(conditions).err(), Some(Code::InvalidPolicyDocument), "{conditions}");
         }
         for text in [
-            "", "[]", "{", r#"{"conditions": []}"#, r#"{"expiration": "2100-01-01T00:00:00Z"}"#,
+            "",
+            "[]",
+            "{",
+            r#"{"conditions": []}"#,
+            r#"{"expiration": "2100-01-01T00:00:00Z"}"#,
             r#"{"EXPIRATION": "2100-01-01T00:00:00Z", "conditions": []}"#,
             r#"{"expiration": "tomorrow", "conditions": []}"#,
         ] {

@@ -11,6 +11,8 @@ use client::object::reader::ObjectReader;
 use futures_util::stream::{self, Stream};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use rpc::request::during;
+use types::ids::RequestId;
 
 use super::watch::Tracked;
 use crate::errors::S3Error;
@@ -77,7 +79,7 @@ impl Reply {
     }
 
     /// The document of an error.
-    pub fn error(error: &S3Error, resource: &str, request_id: &str, host_id: &str) -> Reply {
+    pub fn error(error: &S3Error, resource: &str, request: RequestId, host_id: &str) -> Reply {
         let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut reply = Reply::empty(status);
         for (name, value) in &error.headers {
@@ -91,7 +93,7 @@ impl Reply {
         for (name, value) in &error.fields {
             document.text(name, value);
         }
-        document.text("Resource", resource).text("RequestId", request_id).text("HostId", host_id);
+        document.text("Resource", resource).text("RequestId", &request.to_string()).text("HostId", host_id);
         reply.headers.insert("content-type", HeaderValue::from_static("application/xml"));
         reply.body = ReplyBody::Whole(Bytes::from(document.finish("Error")));
         reply
@@ -130,14 +132,16 @@ impl Body for OutgoingBody {
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let request = self.tracked.request();
         match &mut self.body {
             ReplyBody::Empty => Poll::Ready(None),
             ReplyBody::Whole(bytes) => {
                 let bytes = std::mem::take(bytes);
                 self.body = ReplyBody::Empty;
+                self.tracked.sent(bytes.len() as u64);
                 if bytes.is_empty() { Poll::Ready(None) } else { Poll::Ready(Some(Ok(Frame::data(bytes)))) }
             }
-            ReplyBody::Stream(stream) => match stream.pieces.as_mut().poll_next(cx) {
+            ReplyBody::Stream(stream) => match during(request, || stream.pieces.as_mut().poll_next(cx)) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(None) if stream.left > 0 => {
                     Poll::Ready(Some(Err(BrokenOff("it is shorter than its size".to_owned()))))

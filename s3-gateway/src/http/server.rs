@@ -22,7 +22,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use platform::clock::Instant;
 use platform::net::{Listener, NetError, Stream};
+use rpc::request::within;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use types::ids::RequestId;
 
 use super::reply::{OutgoingBody, Reply, ReplyBody};
 use super::watch::{Tracked, Watch, WatchedStream};
@@ -148,36 +150,37 @@ async fn linger(gateway: &Gateway, mut stream: WatchedStream) {
 /// One request in, one answer out.
 async fn answer(gateway: Rc<Gateway>, watch: Rc<Watch>, request: Request<Incoming>) -> Response<OutgoingBody> {
     let request_id = gateway.next_request_id();
-    let tracked = Tracked::start(&gateway, &watch, &request_id);
+    let tracked = Tracked::start(&gateway, &watch, request_id, &request);
     let is_head = request.method() == Method::HEAD;
     // A client that waits for `100 Continue` before an empty body never gets one: its body is
     // never read. Some (botocore) then misread the next answer on the same connection.
     let unasked =
         request.headers().contains_key(hyper::header::EXPECT) && http_body::Body::is_end_stream(request.body());
-    let outcome = operations::handle(&gateway, request, &request_id).await;
+    let handling = Box::pin(operations::handle(&gateway, request, request_id));
+    let outcome = within(request_id, handling).await;
     if let Some(unread) = outcome.unread {
         drain(&gateway, unread);
     }
     let mut reply = outcome.reply;
-    tracked.outcome(outcome.operation, reply.status.as_u16());
+    tracked.outcome(outcome.operation, reply.status.as_u16(), outcome.access_key);
     if is_head {
         reply.body = ReplyBody::Empty;
     }
     if unasked {
         reply.headers.insert(hyper::header::CONNECTION, hyper::header::HeaderValue::from_static("close"));
     }
-    finish(&gateway, reply, &request_id, tracked)
+    finish(&gateway, reply, request_id, tracked)
 }
 
 /// Adds what every answer has.
-fn finish(gateway: &Gateway, reply: Reply, request_id: &str, tracked: Tracked) -> Response<OutgoingBody> {
+fn finish(gateway: &Gateway, reply: Reply, request_id: RequestId, tracked: Tracked) -> Response<OutgoingBody> {
     let mut response = Response::new(OutgoingBody { body: reply.body, tracked });
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     let headers = response.headers_mut();
     headers.insert("date", gateway.date_header());
     headers.insert("server", HeaderValue::from_static("bixi"));
-    crate::headers::set(headers, "x-amz-request-id", request_id);
+    crate::headers::set(headers, "x-amz-request-id", &request_id.to_string());
     crate::headers::set(headers, "x-amz-id-2", &gateway.host_id);
     response
 }

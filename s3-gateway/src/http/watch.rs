@@ -14,10 +14,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use platform::clock::Instant;
 use platform::net::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use types::ids::RequestId;
 
 use crate::config::Config;
 use crate::gateway::Gateway;
@@ -129,19 +132,31 @@ impl AsyncWrite for WatchedStream {
     }
 }
 
-/// A request under way; counted, and logged if it was slow, when its last byte is out.
+/// The access log is what goes to this target: `BIXI_LOG=warn,access=info`.
+const ACCESS: &str = "access";
+
+/// A request under way; counted and logged when its last byte is out.
 pub struct Tracked {
     gateway: Rc<Gateway>,
     watch: Rc<Watch>,
     start: Instant,
-    request_id: String,
-    /// Operation and status, once they are known.
-    outcome: RefCell<(&'static str, u16)>,
+    request: RequestId,
+    /// Method and target as they came, if somebody wants the access log.
+    line: Option<String>,
+    outcome: RefCell<Outcome>,
+    sent_bytes: Cell<u64>,
+}
+
+/// What a request turned out to be, once it is known.
+struct Outcome {
+    operation: &'static str,
+    status: u16,
+    access_key: Option<String>,
 }
 
 impl Tracked {
     /// The service was called.
-    pub fn start(gateway: &Rc<Gateway>, watch: &Rc<Watch>, request_id: &str) -> Tracked {
+    pub fn start(gateway: &Rc<Gateway>, watch: &Rc<Watch>, id: RequestId, request: &Request<Incoming>) -> Tracked {
         let start = gateway.platform.clock().now();
         watch.enter(Phase::InFlight, start);
         let in_flight = &gateway.metrics.in_flight;
@@ -150,20 +165,29 @@ impl Tracked {
             gateway: gateway.clone(),
             watch: watch.clone(),
             start,
-            request_id: request_id.to_owned(),
-            outcome: RefCell::new(("Unknown", 0)),
+            request: id,
+            line: tracing::enabled!(target: ACCESS, tracing::Level::INFO)
+                .then(|| format!("{} {}", request.method(), request.uri())),
+            outcome: RefCell::new(Outcome { operation: "Unknown", status: 0, access_key: None }),
+            sent_bytes: Cell::new(0),
         }
     }
 
+    /// Its id.
+    pub fn request(&self) -> RequestId {
+        self.request
+    }
+
     /// What it turned out to be.
-    pub fn outcome(&self, operation: &'static str, status: u16) {
-        *self.outcome.borrow_mut() = (operation, status);
+    pub fn outcome(&self, operation: &'static str, status: u16, access_key: Option<String>) {
+        *self.outcome.borrow_mut() = Outcome { operation, status, access_key };
     }
 
     /// Body bytes were handed to the connection.
     pub fn sent(&self, len: u64) {
-        let sent = &self.gateway.metrics.sent_bytes;
-        sent.set(sent.get().saturating_add(len));
+        for sent in [&self.gateway.metrics.sent_bytes, &self.sent_bytes] {
+            sent.set(sent.get().saturating_add(len));
+        }
     }
 }
 
@@ -171,7 +195,8 @@ impl Drop for Tracked {
     fn drop(&mut self) {
         let now = self.gateway.platform.clock().now();
         let took = now.saturating_since(self.start);
-        let (operation, status) = *self.outcome.borrow();
+        let outcome = self.outcome.borrow();
+        let (request, operation, status) = (self.request, outcome.operation, outcome.status);
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.gateway.metrics.count(operation, status, took_us);
         let in_flight = &self.gateway.metrics.in_flight;
@@ -179,7 +204,12 @@ impl Drop for Tracked {
         self.watch.enter(Phase::Idle, now);
         if took > Duration::from_millis(self.gateway.config.slow_request_ms) {
             let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(request_id = self.request_id, operation, status, took_ms, "slow request");
+            tracing::warn!(%request, operation, status, took_ms, "slow request");
+        }
+        if let Some(line) = &self.line {
+            let (access_key, sent_bytes) = (outcome.access_key.as_deref().unwrap_or("-"), self.sent_bytes.get());
+            // What a client wrote is quoted, so that it cannot write lines of its own.
+            tracing::info!(target: ACCESS, %request, operation, status, took_us, sent_bytes, access_key, ?line);
         }
     }
 }

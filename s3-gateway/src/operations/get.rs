@@ -180,7 +180,5 @@ async fn body(call: &Call, info: &ObjectInfo, range: std::ops::Range<u64>) -> S3
     if whole.len() as u64 != len {
         return Err(short());
     }
-    let sent = &call.gateway.metrics.sent_bytes;
-    sent.set(sent.get().saturating_add(len));
     Ok(ReplyBody::Whole(whole))
 }

@@ -25,6 +25,7 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use http::{Method, Request};
 use hyper::body::Incoming;
+use types::ids::RequestId;
 
 use self::route::Operation;
 use crate::errors::{Code, S3Error, S3Result};
@@ -39,62 +40,72 @@ pub struct Outcome {
     pub reply: Reply,
     /// The operation's name, for counts and logs.
     pub operation: &'static str,
+    /// The key it was signed with, once that was found right.
+    pub access_key: Option<String>,
     /// A body nobody read, if the client is sending it.
     pub unread: Option<Incoming>,
 }
 
+/// What is known of a request as it goes on, also when it is refused in the middle.
+struct Progress {
+    operation: &'static str,
+    resource: String,
+    access_key: Option<String>,
+    incoming: Option<Incoming>,
+}
+
 /// Answers any request.
-pub async fn handle(gateway: &Rc<Gateway>, request: Request<Incoming>, request_id: &str) -> Outcome {
+pub async fn handle(gateway: &Rc<Gateway>, request: Request<Incoming>, request_id: RequestId) -> Outcome {
     let (parts, incoming) = request.into_parts();
     // A client that waits for 100 Continue sends nothing once it has its answer.
     let sends_anyway = !parts.headers.contains_key(http::header::EXPECT);
-    let mut incoming = Some(incoming);
-    let mut operation = "Unknown";
-    let mut resource = parts.uri.path().to_owned();
-    let result = try_handle(gateway, parts, &mut incoming, &mut operation, &mut resource).await;
+    let mut progress = Progress {
+        operation: "Unknown",
+        resource: parts.uri.path().to_owned(),
+        access_key: None,
+        incoming: Some(incoming),
+    };
+    let result = try_handle(gateway, parts, &mut progress).await;
+    let Progress { operation, resource, access_key, incoming } = progress;
     let reply = match result {
         Ok(reply) => reply,
         Err(error) => {
-            tracing::debug!(request_id, operation, code = error.code.name(), "refused");
+            tracing::debug!(request = %request_id, operation, code = error.code.name(), "refused");
             Reply::error(&error, &resource, request_id, &gateway.host_id)
         }
     };
     let unread = incoming.filter(|body| sends_anyway && !hyper::body::Body::is_end_stream(body));
-    Outcome { reply, operation, unread }
+    Outcome { reply, operation, access_key, unread }
 }
 
-async fn try_handle(
-    gateway: &Rc<Gateway>,
-    parts: http::request::Parts,
-    incoming: &mut Option<Incoming>,
-    name: &mut &'static str,
-    resource: &mut String,
-) -> S3Result<Reply> {
+async fn try_handle(gateway: &Rc<Gateway>, parts: http::request::Parts, progress: &mut Progress) -> S3Result<Reply> {
     let target = Target::read(&parts, &gateway.config.domains)?;
     if parts.method == Method::OPTIONS {
         return Err(Code::AccessForbidden.into());
     }
     let now_ms = gateway.platform.clock().unix_ms();
     if let Some(boundary) = post::boundary(&parts, &target) {
-        *name = "PostObject";
-        *resource = target.resource();
+        progress.operation = "PostObject";
+        progress.resource = target.resource();
         // The form has to be read before anybody knows who sent it.
-        return Box::pin(post::object(gateway, parts, target, incoming, &boundary)).await;
+        return Box::pin(post::object(gateway, parts, target, progress, &boundary)).await;
     }
     let objects = gateway.objects.clone();
     let who = gateway.verifier.authenticate(&parts, now_ms, async |key| objects.access_key(key).await).await;
-    let who = who.inspect_err(|_| *resource = target.resource())?;
+    let who = who.inspect_err(|_| progress.resource = target.resource())?;
+    progress.access_key = Some(who.identity.access_key.clone());
     let operation = route::route(&parts.method, &target, &parts.headers);
-    let operation = operation.inspect_err(|_| *resource = target.resource())?;
-    *name = operation.name();
-    let mut call = Call { gateway: gateway.clone(), parts, target, who, incoming: incoming.take(), held: None };
+    let operation = operation.inspect_err(|_| progress.resource = target.resource())?;
+    progress.operation = operation.name();
+    let mut call =
+        Call { gateway: gateway.clone(), parts, target, who, incoming: progress.incoming.take(), held: None };
     let result = match headers::refuse_unbuilt(&call.parts.headers) {
         Ok(()) => run(operation, &mut call).await,
         Err(error) => Err(error),
     };
-    *incoming = call.incoming.take();
+    progress.incoming = call.incoming.take();
     result.map_err(|error| {
-        *resource = call.target.resource();
+        progress.resource = call.target.resource();
         with_names(error, &call.target)
     })
 }

@@ -7,9 +7,8 @@ use std::rc::Rc;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use hyper::body::Incoming;
 
-use super::put;
+use super::{Progress, put};
 use crate::auth::policy_document::PolicyDocument;
 use crate::body::form::{self, Fields, FormReader};
 use crate::body::payload::{BODY_MAX, Payload, decoded_len};
@@ -47,17 +46,17 @@ pub fn boundary(parts: &Parts, target: &Target) -> Option<String> {
 }
 
 /// `POST /BUCKET` with a form.
-pub async fn object(
+pub(super) async fn object(
     gateway: &Rc<Gateway>,
     mut parts: Parts,
     mut target: Target,
-    incoming: &mut Option<Incoming>,
+    progress: &mut Progress,
     boundary: &str,
 ) -> S3Result<Reply> {
     let vouched = crate::auth::Payload::Unsigned;
     let len = decoded_len(&parts.headers, &vouched)?.ok_or(Code::MissingContentLength)?;
     let held = gateway.hold(len)?;
-    let body = incoming.take().ok_or(Code::InternalError)?;
+    let body = progress.incoming.take().ok_or(Code::InternalError)?;
     let idle = gateway.config.body_timeout();
     if len > BODY_MAX + FORM_LEN_MAX {
         return Err(Code::EntityTooLarge.into());
@@ -84,6 +83,7 @@ pub async fn object(
     let now_ms = gateway.platform.clock().unix_ms();
     let lookup = async |key: &str| objects.access_key(key).await;
     let (who, policy) = gateway.verifier.authenticate_form(&fields, &bucket, now_ms, lookup).await?;
+    progress.access_key = Some(who.identity.access_key.clone());
     let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     // From here on the form stands for the headers of a PUT.
     parts.headers = as_headers(&fields)?;
@@ -172,9 +172,8 @@ fn answer(call: &Call, fields: &Fields, host: &str, etag: &str) -> Reply {
     let quoted = format!("\"{etag}\"");
     let redirect = fields.get("success_action_redirect").or_else(|| fields.get("redirect"));
     // What is no address counts as absent.
-    let redirect = redirect.filter(|url| {
-        (url.starts_with("http://") || url.starts_with("https://")) && url.parse::<http::Uri>().is_ok()
-    });
+    let redirect = redirect
+        .filter(|url| (url.starts_with("http://") || url.starts_with("https://")) && url.parse::<http::Uri>().is_ok());
     if let Some(url) = redirect {
         let joint = if url.contains('?') { '&' } else { '?' };
         let (bucket, key, etag) = (uri::encode(bucket), uri::encode(key), uri::encode(&quoted));

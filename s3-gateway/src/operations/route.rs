@@ -133,11 +133,10 @@ fn bucket(method: &Method, target: &Target) -> S3Result<Operation> {
         Method::DELETE => Ok(Operation::DeleteBucket),
         Method::POST if query.has("delete") => Ok(Operation::DeleteObjects),
         // A form is recognised by its content type, before this table is asked.
-        Method::POST => Err(S3Error::new(
-            Code::PreconditionFailed,
-            "Bucket POST must be of the enclosure-type multipart/form-data",
-        )
-        .field("Condition", "Bucket POST must be of the enclosure-type multipart/form-data")),
+        Method::POST => {
+            Err(S3Error::new(Code::PreconditionFailed, "Bucket POST must be of the enclosure-type multipart/form-data")
+                .field("Condition", "Bucket POST must be of the enclosure-type multipart/form-data"))
+        }
         _ => Err(not_allowed("GET, HEAD, PUT, DELETE, POST")),
     }
 }

@@ -14,7 +14,7 @@ const FLOORS: [&[&str]; 7] = [
     &["rpc"],
     &["client", "metaserver", "chunkserver"],
     &["s3-gateway", "block-gateway", "file-gateway", "console"],
-    &[".", "simulator", "fuzz", "tests", "benches", "xtask"],
+    &[".", "simulator", "fuzz", "tests", "tests/faultdev", "benches", "xtask"],
 ];
 
 /// Reports members without a floor and dependencies that do not lead down.

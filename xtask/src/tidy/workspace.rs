@@ -73,14 +73,9 @@ impl Workspace {
         let manifest = read_manifest(&root.join("Cargo.toml"))?;
         let workspace = table(&manifest, "workspace");
         let shared = workspace.and_then(|workspace| table(workspace, "dependencies")).cloned().unwrap_or_default();
-        let mut folders: Vec<String> = workspace
-            .and_then(|workspace| workspace.get("members"))
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_string)
-            .collect();
+        // Packages with a workspace of their own go by the same rules.
+        let listed = ["members", "exclude"].into_iter().filter_map(|list| workspace?.get(list)?.as_array());
+        let mut folders: Vec<String> = listed.flatten().filter_map(Value::as_str).map(str::to_string).collect();
         if manifest.contains_key("package") {
             folders.push(".".to_string());
         }

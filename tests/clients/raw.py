@@ -1,146 +1,18 @@
-"""Starts and stops the program under test, and signs raw requests.
+"""Sends raw requests to S3 and signs them by hand.
 
-What it leaves to others: what the answers should be (the tests).
-
-Promise: only processes that this module started are ever signalled, by their pid.
+What it leaves to others: what the answers should be (the tests), running servers (harness.py).
 """
 
 import datetime
 import hashlib
 import hmac
 import http.client
-import os
-import pathlib
-import random
-import signal
-import socket
-import subprocess
-import time
 import urllib.parse
 import xml.etree.ElementTree
 
-REGION = "us-east-1"
+from harness import REGION, Access
+
 UNSIGNED = "UNSIGNED-PAYLOAD"
-
-
-def target_dir() -> pathlib.Path:
-    """Where cargo builds to; the Makefile exports the same."""
-    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", pathlib.Path.home() / ".cache/bixi-target"))
-
-
-def program() -> str:
-    """Path of the program under test."""
-    return os.environ.get("BIXI_TEST_PROGRAM", str(target_dir() / "release" / "bixi"))
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now, and that the kernel gives to no client
-    while the server is down: one from below its range."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as listener:
-            try:
-                listener.bind(("127.0.0.1", port))
-                return port
-            except OSError:
-                continue
-
-
-class Server:
-    """One `bixi server` process over the given directories; the same ports at every start."""
-
-    def __init__(self, folder: pathlib.Path, dirs: int = 3, extra: tuple = ()):
-        self.folder = folder
-        self.dirs = [folder / f"disk{number}" for number in range(dirs)]
-        self.s3 = f"127.0.0.1:{free_port()}"
-        self.admin = f"127.0.0.1:{free_port()}"
-        self.extra = list(extra)
-        self.process = None
-        self.log = folder / "server.log"
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://{self.s3}"
-
-    def argv(self) -> list:
-        dirs = [str(path) for path in self.dirs]
-        return [program(), "server", *dirs, "--s3-addr", self.s3, "--admin-addr", self.admin, *self.extra]
-
-    def start(self, timeout: float = 30.0) -> float:
-        """Starts the process and waits until it is ready. Returns the seconds that took."""
-        with open(self.log, "ab") as log:
-            began = time.monotonic()
-            self.process = subprocess.Popen(self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        while not self.is_ready():
-            if self.process.poll() is not None:
-                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log_tail()}")
-            if time.monotonic() - began > timeout:
-                self.kill()
-                raise AssertionError(f"the server is not ready after {timeout} s:\n{self.log_tail()}")
-            time.sleep(0.005)
-        return time.monotonic() - began
-
-    def is_ready(self) -> bool:
-        host, port = self.admin.split(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=2)
-        try:
-            connection.request("GET", "/health/ready")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self.process and self.process.poll() is None:
-            os.kill(self.process.pid, signal.SIGKILL)
-        if self.process:
-            self.process.wait()
-
-    def stop(self) -> int:
-        """Asks the process to end, insists after 20 s, and returns its exit code."""
-        if self.process.poll() is None:
-            os.kill(self.process.pid, signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        return self.process.returncode
-
-    def credentials(self) -> dict:
-        """access_key and secret_key, as the first start left them."""
-        lines = (self.dirs[0] / "credentials").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-
-    def log_tail(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
-
-
-class Access:
-    """How to reach a running server: endpoint and keys."""
-
-    def __init__(self, endpoint: str, access_key: str, secret_key: str):
-        self.endpoint = endpoint if "://" in endpoint else f"http://{endpoint}"
-        self.access_key = access_key
-        self.secret_key = secret_key
-        self.host = urllib.parse.urlsplit(self.endpoint).netloc
-
-    def environment(self, home: pathlib.Path) -> dict:
-        """Environment for command line clients: keys, and nothing of the user's own settings."""
-        home.mkdir(parents=True, exist_ok=True)
-        return {
-            "PATH": os.environ["PATH"],
-            "HOME": str(home),
-            "LANG": "C.UTF-8",
-            "NO_PROXY": "127.0.0.1,localhost",
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_MAX_ATTEMPTS": "2",
-        }
 
 
 class Answer:
