@@ -1,21 +1,18 @@
 """Processes speak to each other by mutual TLS only, and certificates are exchanged while they run."""
 
 import json
-import os
-import pathlib
 import re
-import signal
 import socket
 import ssl
 import subprocess
 import threading
 import time
 
-from test_cluster_survives import Cluster, binary
+from harness import Cluster, program
 
 
 def internal_address(cluster: Cluster, name: str) -> tuple:
-    spec = json.loads((pathlib.Path(cluster.process(name)["data"][0]) / "process.json").read_text())
+    spec = json.loads((cluster.data(name) / "process.json").read_text())
     host, port = spec["listen"].rsplit(":", 1)
     return host, int(port)
 
@@ -30,7 +27,7 @@ def authority_seen_at(address: tuple) -> bytes:
 
 def test_certificates(tmp_path):
     data = tmp_path / "cluster"
-    cluster = Cluster(data)
+    cluster = Cluster(data).start()
     failures, stop, stored = [], threading.Event(), []
 
     def work():
@@ -67,10 +64,10 @@ def test_certificates(tmp_path):
         worker.start()
         address = internal_address(cluster, "chunk-1")
         before = authority_seen_at(address)
-        dry = subprocess.run([binary(), "cluster", "rotate-certificates", "--data", data, "--dry-run"], capture_output=True)
+        dry = subprocess.run([program(), "cluster", "rotate-certificates", "--data", data, "--dry-run"], capture_output=True)
         assert dry.returncode == 8, dry.stderr
         done = subprocess.run(
-            [binary(), "cluster", "rotate-certificates", "--data", data, "--authority"], capture_output=True, timeout=120
+            [program(), "cluster", "rotate-certificates", "--data", data, "--authority"], capture_output=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
         deadline = time.monotonic() + 30
@@ -93,13 +90,9 @@ def test_certificates(tmp_path):
         for key in stored[:: max(1, len(stored) // 50)]:
             assert client.get_object(Bucket="bucket", Key=key)["Body"].read() == key.encode() * 5000
         # One that lost its certificates says so and does not run in the clear.
-        os.kill(cluster.process("chunk-2")["pid"], signal.SIGTERM)
-        deadline = time.monotonic() + 30
-        while os.path.exists(f"/proc/{cluster.process('chunk-2')['pid']}/exe"):
-            assert time.monotonic() < deadline, "chunk-2 does not stop"
-            time.sleep(0.1)
+        cluster.kill("chunk-2")
         (data / "chunk-2" / "tls.json").rename(data / "chunk-2" / "elsewhere")
-        lost = subprocess.run(cluster.process("chunk-2")["argv"], capture_output=True, timeout=30)
+        lost = subprocess.run(cluster.described("chunk-2")["argv"], capture_output=True, timeout=30)
         assert lost.returncode == 1
         assert re.search(rb"tls\.json is missing", lost.stderr + lost.stdout), lost
     finally:

@@ -8,16 +8,13 @@ import pathlib
 import random
 import shutil
 import subprocess
-import sys
 import time
 
 import boto3
 import botocore.config
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "clients"))
-
-from harness import Server, program  # noqa: E402
+from harness import Server, program
 
 # About nine seconds for everything at rest.
 SCRUB_DAYS = "0.0001"
