@@ -375,8 +375,9 @@ fn golden_bytes_of_a_checkpoint() {
         records: vec![0, 4096, 5000],
         tail: 16_384,
         tail_slot: 1,
+        broken: false,
     };
-    let checkpoint = Checkpoint { next_slot_sequence: 100, shards: vec![shard] };
+    let checkpoint = Checkpoint { next_slot_sequence: 100, shards: vec![shard], scrubbed: 0 };
     let bytes = checkpoint.encode_file();
     assert_eq!(Checkpoint::decode_file(&bytes), Ok(checkpoint));
     assert_fields(

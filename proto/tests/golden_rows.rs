@@ -19,7 +19,7 @@ fn assert_golden<M: prost::Message + Default + PartialEq + std::fmt::Debug>(mess
 }
 
 const EXTENT: ExtentRow = ExtentRow { logical: 10, chunk: 0x102, offset: 4096, len: 5000 };
-const SHARD: ShardRow = ShardRow { index: 1, placement: 7, disk: 4 };
+const SHARD: ShardRow = ShardRow { index: 1, placement: 7, disk: 4, bad: false };
 const EC: RedundancyRow = RedundancyRow { copies: 0, data: 4, parity: 2 };
 const NOON_MS: u64 = 1_700_000_000_000;
 
@@ -50,6 +50,7 @@ fn golden_bytes_of_chunk_rows() {
     assert_golden(EC, "10041802");
     assert_golden(RedundancyRow { copies: 3, data: 0, parity: 0 }, "0803");
     assert_golden(SHARD, "080110071804");
+    assert_golden(ShardRow { bad: true, ..SHARD }, "0801100718042001");
     let chunk = ChunkRow {
         redundancy: EC,
         cell_size: 65_536,
@@ -165,8 +166,11 @@ fn golden_bytes_of_a_command() {
 
 #[test]
 fn golden_bytes_of_a_request_and_a_refusal() {
-    let append = Append { shard: ShardName { placement: 7, chunk: 0x102, index: 2 }, epoch: 3, offset: 4096 };
+    let append =
+        Append { shard: ShardName { placement: 7, chunk: 0x102, index: 2 }, epoch: 3, offset: 4096, reserve: false };
     assert_golden(RequestMessage { body: Some(Request::Append(append)) }, "0a0e0a07080710820218021003188020");
+    let reserve = RequestMessage { body: Some(Request::Append(Append { reserve: true, ..append })) };
+    assert_golden(reserve, "0a100a070807108202180210031880202001");
     let failure = Failure { hint: 5, ..Failure::new(class::REFETCH, code::FENCED, "old") };
     assert_golden(AnswerMessage { body: Some(Answer::Failed(failure)) }, "0a0b080310021a036f6c642005");
 }

@@ -88,7 +88,7 @@ impl Receiver {
     }
 
     /// Bytes so far.
-    pub fn len(&self) -> u64 {
+    pub fn received_len(&self) -> u64 {
         self.len
     }
 

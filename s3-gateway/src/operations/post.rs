@@ -120,8 +120,8 @@ async fn store(call: &mut Call, mut upload: Upload, policy: &PolicyDocument) -> 
     let mut receiver = receive::Receiver::new(&call.gateway.platform, expected);
     let mut piece = std::mem::take(&mut upload.first);
     loop {
-        if receiver.len() + piece.len() as u64 > most {
-            return Err(too_large(receiver.len() + piece.len() as u64));
+        if receiver.received_len() + piece.len() as u64 > most {
+            return Err(too_large(receiver.received_len() + piece.len() as u64));
         }
         if !piece.is_empty() {
             receiver.push(piece, &mut writer).await?;
@@ -132,9 +132,9 @@ async fn store(call: &mut Call, mut upload: Upload, policy: &PolicyDocument) -> 
             None => return Err(Code::MalformedPOSTRequest.into()),
         }
     }
-    if receiver.len() < least {
+    if receiver.received_len() < least {
         return Err(S3Error::from(Code::EntityTooSmall)
-            .field("ProposedSize", receiver.len().to_string())
+            .field("ProposedSize", receiver.received_len().to_string())
             .field("MinSizeAllowed", least.to_string()));
     }
     let received = receiver.finish().await?;

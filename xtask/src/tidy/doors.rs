@@ -79,7 +79,8 @@ fn check_manifest(member: &Member, findings: &mut Vec<Finding>) {
         // An alias may have a door of its own (`prost-old`); otherwise the package behind it counts.
         let by_name = |name: &str| PACKAGES.iter().find(|door| door.dependency == name);
         let Some(door) = by_name(&dependency.key).or_else(|| by_name(&dependency.package)) else { continue };
-        let inside = format!("{}/", member.folder);
+        // The program's own sources lie in the workspace's root.
+        let inside = if member.folder == "." { "src/".to_owned() } else { format!("{}/", member.folder) };
         if !door.places.iter().any(|place| place.starts_with(&inside)) {
             let text = format!("`{}` has its door in {}", dependency.key, door.places.join(", "));
             findings.push(Finding::error(&member.manifest_path, text));
