@@ -31,15 +31,15 @@ def body(number: int) -> bytes:
 
 def test_a_chunk_with_one_live_object_gives_its_space_back(server):
     client = client_of(server)
-    client.create_bucket(Bucket="b")
+    client.create_bucket(Bucket="moved")
     # More than the 128 MiB of a chunk, so that the first is full and sealed.
     for number in range(40):
-        client.put_object(Bucket="b", Key=str(number), Body=body(number))
-    slow = client.get_object(Bucket="b", Key="0")["Body"]
+        client.put_object(Bucket="moved", Key=str(number), Body=body(number))
+    slow = client.get_object(Bucket="moved", Key="0")["Body"]
     digest = hashlib.sha256(slow.read(64 << 10))
     before = metric(server, "bixi_slots_free_bytes")
     for number in range(1, 30):
-        client.delete_object(Bucket="b", Key=str(number))
+        client.delete_object(Bucket="moved", Key=str(number))
     deadline = time.monotonic() + BACK_SECONDS_MAX
     while metric(server, "bixi_slots_free_bytes") < before + 80 * MIB:
         assert time.monotonic() < deadline, f"space did not come back\n{server.log_tail()}"
@@ -49,9 +49,9 @@ def test_a_chunk_with_one_live_object_gives_its_space_back(server):
         digest.update(piece)
     assert digest.digest() == hashlib.sha256(body(0)).digest()
     for number in [0, *range(30, 40)]:
-        assert client.get_object(Bucket="b", Key=str(number))["Body"].read() == body(number)
+        assert client.get_object(Bucket="moved", Key=str(number))["Body"].read() == body(number)
     assert server.stop() == 0
     server.start()
     client = client_of(server)
     for number in [0, *range(30, 40)]:
-        assert client.get_object(Bucket="b", Key=str(number))["Body"].read() == body(number)
+        assert client.get_object(Bucket="moved", Key=str(number))["Body"].read() == body(number)
