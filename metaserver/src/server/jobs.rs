@@ -48,6 +48,7 @@ impl MetaServer {
         };
         let Some(start) = start else { return Ok(Job::default()) };
         let chunk = start.chunk;
+        self.note_chosen(start.shards.iter().map(|shard| shard.disk));
         let outcome = self.propose_own(Body::StartMove(start)).await?;
         if outcome.refusal != refusal::NONE {
             return Ok(Job::default());
