@@ -30,6 +30,9 @@ impl Store {
         let clock = self.0.platform.clock().clone();
         let cycle_ms = u64::try_from(cycle.as_millis()).unwrap_or(u64::MAX);
         let mut remembered = clock.now();
+        if self.0.scrubbed.get().1 == 0 {
+            self.0.scrubbed.set((PlacementId(0), clock.unix_ms()));
+        }
         self.look_around(cycle, self.bytes_up_to(self.0.scrubbed.get().0));
         let mut looked = clock.now();
         while !self.is_failed() {
@@ -43,7 +46,7 @@ impl Store {
                 // A clock that was set back begins the cycle anew.
                 None if age_ms.is_none_or(|age_ms| age_ms >= cycle_ms) => {
                     let mut state = self.0.scrub.get();
-                    state.rounds += u64::from(began_ms > 0);
+                    state.rounds += 1;
                     self.0.scrub.set(state);
                     self.0.scrubbed.set((PlacementId(0), clock.unix_ms()));
                     self.look_around(cycle, 0);
