@@ -64,6 +64,9 @@ pub struct Checkpoint {
     /// The shard that was scrubbed last: the scrub goes on behind it.
     #[prost(uint64, tag = "3")]
     pub scrubbed: u64,
+    /// When that round of the scrub began, milliseconds since 1970; 0 = none did yet.
+    #[prost(uint64, tag = "4")]
+    pub scrub_began_ms: u64,
 }
 
 impl Checkpoint {
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn file_round_trips_and_damage_is_seen() {
-        let checkpoint = Checkpoint { next_slot_sequence: 9, shards: Vec::new(), scrubbed: 4 };
+        let checkpoint = Checkpoint { next_slot_sequence: 9, shards: Vec::new(), scrubbed: 4, scrub_began_ms: 5 };
         let bytes = checkpoint.encode_file();
         assert_eq!(Checkpoint::decode_file(&bytes), Ok(checkpoint));
         for at in 0..bytes.len() {

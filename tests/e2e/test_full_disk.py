@@ -31,7 +31,13 @@ def body(number: int) -> bytes:
 
 # What is kept of the acked objects: the last third, so that whole chunks die, or every tenth, so that
 # no chunk does and only compaction can give space back, on a disk that has none left.
-@pytest.mark.parametrize("kept", [lambda place, count: place >= count * 2 // 3, lambda place, count: place % 10 == 0])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param(lambda place, count: place >= count * 2 // 3, id="last third"),
+        pytest.param(lambda place, count: place % 10 == 0, id="every tenth"),
+    ],
+)
 def test_reads_and_deletes_go_on_when_the_disk_is_full(small_disk, tmp_path, kept):
     server = Server(tmp_path / "server", [small_disk / "data"])
     server.start()

@@ -64,7 +64,8 @@ impl Store {
             let mut state = self.0.state.borrow_mut();
             let checkpoint = Checkpoint {
                 next_slot_sequence: state.slots.next_sequence(),
-                scrubbed: self.0.scrubbed.get().0,
+                scrubbed: self.0.scrubbed.get().0.0,
+                scrub_began_ms: self.0.scrubbed.get().1,
                 // A shard that lost its first record is empty and yet must not pass for a whole one.
                 shards: state.shards.values().filter(|shard| !shard.slots.is_empty() || shard.cut).map(entry).collect(),
             };

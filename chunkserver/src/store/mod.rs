@@ -131,8 +131,9 @@ pub(crate) struct Inner {
     rot_found: Cell<u64>,
     checkpointing: Cell<bool>,
     scrub: Cell<ScrubState>,
-    /// The shard that was scrubbed last, over restarts.
-    scrubbed: Cell<PlacementId>,
+    /// The shard that was scrubbed last, and when its round began (unix ms; 0 = none did yet),
+    /// over restarts.
+    scrubbed: Cell<(PlacementId, u64)>,
 }
 
 /// One store. Cheap to clone.

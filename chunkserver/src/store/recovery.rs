@@ -63,7 +63,7 @@ impl Store {
         let file_len = file.len().await.map_err(io)?;
         let recovery = Recovery { file: &file, store: id, slot_size: config.slot_size, file_len };
         let count = file_len.div_ceil(config.slot_size);
-        let scrubbed = PlacementId(checkpoint.scrubbed);
+        let scrubbed = (PlacementId(checkpoint.scrubbed), checkpoint.scrub_began_ms);
         let (shards, next_sequence) = recovery.run(checkpoint, count).await.map_err(io)?;
         let damaged = shards.values().filter(|shard| shard.has_holes).map(|shard| shard.placement).collect();
         let used: BTreeSet<u64> = shards.values().flat_map(|shard| shard.slots.iter().map(|(slot, _)| *slot)).collect();

@@ -41,7 +41,8 @@ pub async fn run(meta: MetaClient, shards: Shards, reader: ChunkReader) {
                 Some(entry) if entry.row.pending_move.is_none() => match compactor.compact(&entry, &job.live).await {
                     Ok(moved) => {
                         tracing::info!(chunk = %ChunkId(entry.chunk), moved, "live bytes of a chunk were moved");
-                        compacted = Some(entry.chunk);
+                        // Nothing moved: not at once again.
+                        compacted = (moved > 0).then_some(entry.chunk);
                     }
                     Err(why) => {
                         tracing::warn!(chunk = %ChunkId(entry.chunk), %why, "chunk could not be compacted");

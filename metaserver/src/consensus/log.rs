@@ -116,11 +116,18 @@ impl LogWriter {
         for number in &numbers {
             scan.segment(&disk, *number).await?;
         }
+        let content_end = scan.content_end;
         let found = scan.finish()?;
         // What a killed process wrote may be with the machine but not on the device yet. From here
         // on it counts as durable (and may be acknowledged), so it must be.
+        // The zeros it was written ahead with go: nothing is appended to it any more, and the next
+        // starts need not read them.
         if let Some(last) = numbers.last() {
-            disk.open(&name(*last), Open::Existing).await?.flush().await?;
+            let file = disk.open(&name(*last), Open::Existing).await?;
+            if content_end < file.len().await? {
+                file.set_len(content_end).await?;
+            }
+            file.flush().await?;
         }
         let next = numbers.last().map_or(1, |last| last + 1);
         let file = open_next(&disk, next, &ahead_ready).await?;
@@ -294,6 +301,8 @@ struct Scan {
     gap: Option<u64>,
     /// Highest durable mark behind the gap, and who says so.
     mark: (u64, u64),
+    /// Where the last segment read has nothing but zeros behind.
+    content_end: u64,
 }
 
 impl Scan {
@@ -307,6 +316,7 @@ impl Scan {
             segments: Vec::new(),
             gap: None,
             mark: (0, 0),
+            content_end: 0,
         }
     }
 
@@ -334,6 +344,8 @@ impl Scan {
                 _ => at = (at + 1).next_multiple_of(BLOCK),
             }
         }
+        let written = bytes.chunks(BLOCK).rposition(|block| block.iter().any(|byte| *byte != 0));
+        self.content_end = written.map_or(0, |last| ((last + 1) * BLOCK) as u64);
         let last = self.entries.last_key_value().map_or(0, |(index, _)| *index);
         self.segments.push((number, last));
         Ok(())
@@ -411,6 +423,29 @@ mod tests {
         simulation.set_faults(false);
         let run = make(Rc::clone(&simulation));
         simulation.run(run, Duration::from_secs(60)).expect("story ends");
+    }
+
+    #[test]
+    fn segment_of_an_earlier_start_gives_up_the_zeros_behind_its_records() {
+        story(|sim| async move {
+            let open = |node: platform::Platform| node.open_disk(Path::new("/d")).expect("disk");
+            let disk = open(sim.node("n"));
+            let (mut log, _) = LogWriter::open(disk.clone(), StoreId(1), 64 << 10).await.expect("open");
+            let vote = Some(Vote { term: 1, vote: 1, commit: 0 });
+            log.append(vote, None, &[entry(1), entry(2)]).await.expect("append");
+            let file = disk.open("log-0000000000000001", platform::disk::Open::Existing).await.expect("segment");
+            let used = file.len().await.expect("len");
+            file.set_len(64 << 10).await.expect("as if it had been written ahead");
+            file.flush().await.expect("flush");
+            for _ in 0..2 {
+                sim.crash("n");
+                let disk = open(sim.node("n"));
+                let (_, found) = LogWriter::open(disk.clone(), StoreId(1), 64 << 10).await.expect("open");
+                assert_eq!(found.entries, [entry(1), entry(2)]);
+                let file = disk.open("log-0000000000000001", platform::disk::Open::Existing).await.expect("segment");
+                assert_eq!(file.len().await.expect("len"), used);
+            }
+        });
     }
 
     #[test]

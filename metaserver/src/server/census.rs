@@ -19,7 +19,7 @@ use platform::clock::Instant;
 use proto::chunk::{Census, CensusPage, HeldShard, ScrubState, ShardName};
 use proto::keys;
 use proto::meta::{Body, CheckDisk, Difference, DiskChecked, DiskShards, difference};
-use proto::rows::{ChunkRow, DiskRow, chunk_state, disk_state};
+use proto::rows::{ChunkRow, DiskRow, ShardRow, chunk_state, disk_state};
 use proto::service::{Answer, Request, class, code};
 use types::ids::{ChunkId, DiskId};
 
@@ -108,6 +108,14 @@ fn compare(disk: u64, chunks: &BTreeMap<u64, ChunkRow>, held: &[HeldShard], upto
     out
 }
 
+/// Shards on the disk that are marked bad.
+fn marked(disk: u64, chunks: &BTreeMap<u64, ChunkRow>, upto: u64) -> Vec<ShardName> {
+    let rows = chunks.range(..=upto);
+    let shards = rows.flat_map(|(chunk, row)| row.shards.iter().map(move |shard| (*chunk, shard)));
+    let bad = shards.filter(|(_, shard)| shard.disk == disk && shard.bad);
+    bad.map(|(chunk, shard)| ShardName { placement: shard.placement, chunk, index: shard.index }).collect()
+}
+
 /// Bytes that every shard of the chunk must hold: all of it when sealed, what was committed while
 /// it is open (each append was acknowledged by every shard).
 fn bytes_due(row: &ChunkRow) -> u64 {
@@ -168,7 +176,7 @@ impl MetaServer {
             self.check_page(disk, disks, after).await?
         } else {
             let page = self.ask_census(disks, disk, Census { after: 0, upto: 0 }).await?;
-            DiskChecked { differences: self.damaged(disk, &page), upto: after, expected: 0 }
+            DiskChecked { differences: self.damaged(disk, &page)?, upto: after, expected: 0 }
         };
         let now = self.0.platform.clock().now();
         let (mut bad, mut expired) = (Vec::new(), Vec::new());
@@ -190,6 +198,7 @@ impl MetaServer {
                             expired.push(found.shard);
                         }
                     }
+                    _ if self.is_marked(disk, &found.shard)? => {}
                     _ => bad.push(found.shard),
                 }
             }
@@ -239,7 +248,7 @@ impl MetaServer {
         let (chunks, upto) = self.chunks_on(disk, after)?;
         let page = self.ask_census(disks, disk, Census { after, upto }).await?;
         let found = compare(disk, &chunks, &page.shards, page.upto);
-        let mut differences = self.damaged(disk, &page);
+        let mut differences = self.damaged(disk, &page)?;
         if !found.is_empty() {
             self.0.replica.read_barrier().await?;
             if !self.0.replica.is_leader() {
@@ -247,6 +256,12 @@ impl MetaServer {
             }
             for found in found {
                 differences.extend(self.confirmed(disk, found)?);
+            }
+        }
+        for name in marked(disk, &chunks, page.upto) {
+            // Found earlier and not replaced yet.
+            if !differences.iter().any(|found| found.shard.placement == name.placement) {
+                differences.push(Difference { shard: name, kind: difference::DAMAGED, have: 0, want: 0 });
             }
         }
         let expected = chunks.range(..=page.upto).flat_map(|(_, row)| &row.shards);
@@ -286,19 +301,28 @@ impl MetaServer {
         }
         let row = txn.get::<ChunkRow>(&keys::chunk(ChunkId(found.shard.chunk)))?;
         let here = row.iter().flat_map(|row| &row.shards).find(|shard| shard.placement == found.shard.placement);
-        Ok(here.filter(|shard| shard.disk == disk && !shard.bad).map(|_| found))
+        Ok(here.filter(|shard| shard.disk == disk).map(|_| found))
     }
 
-    /// What a store's readers have found, of what is still in use and not marked yet.
-    fn damaged(&self, disk: u64, page: &CensusPage) -> Vec<Difference> {
-        let known = |name: &&ShardName| {
-            let row = self.chunk(name.chunk).ok().flatten();
-            row.is_some_and(|row| {
-                row.shards.iter().any(|shard| shard.placement == name.placement && shard.disk == disk && !shard.bad)
-            })
-        };
-        let found = page.damaged.iter().filter(known);
-        found.map(|name| Difference { shard: *name, kind: difference::DAMAGED, have: 0, want: 0 }).collect()
+    /// What a store's readers have found, of what is still in use.
+    fn damaged(&self, disk: u64, page: &CensusPage) -> Result<Vec<Difference>, Trouble> {
+        let mut out = Vec::new();
+        for name in &page.damaged {
+            if self.shard_row(disk, name)?.is_some() {
+                out.push(Difference { shard: *name, kind: difference::DAMAGED, have: 0, want: 0 });
+            }
+        }
+        Ok(out)
+    }
+
+    fn is_marked(&self, disk: u64, name: &ShardName) -> Result<bool, Trouble> {
+        Ok(self.shard_row(disk, name)?.is_none_or(|shard| shard.bad))
+    }
+
+    fn shard_row(&self, disk: u64, name: &ShardName) -> Result<Option<ShardRow>, Trouble> {
+        let row = self.chunk(name.chunk)?;
+        let named = |shard: &&ShardRow| shard.placement == name.placement && shard.disk == disk;
+        Ok(row.and_then(|row| row.shards.iter().find(named).copied()))
     }
 
     async fn ask_census(&self, disks: &BTreeMap<u64, DiskRow>, disk: u64, ask: Census) -> Result<CensusPage, Trouble> {

@@ -34,6 +34,11 @@ impl Liveness {
         (now.saturating_since(*at) <= silent).then_some(report)
     }
 
+    /// The last reports of all disks that were heard within `silent`.
+    pub fn live_disks(&self, now: Instant, silent: Duration) -> impl Iterator<Item = &DiskReport> {
+        self.disks.values().filter(move |(at, _)| now.saturating_since(*at) <= silent).map(|(_, report)| report)
+    }
+
     /// How long a disk has been silent.
     pub fn disk_silence(&self, disk: u64, now: Instant) -> Option<Duration> {
         let since = self.disks.get(&disk).map(|(at, _)| *at).or(self.leading.map(|(_, at)| at))?;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use platform::clock::Instant;
 use proto::keys;
-use proto::meta::{Body, ChunkEntry, FinishMove, Job, LeaseJobRequest, LiveExtent, StartMove, refusal};
+use proto::meta::{Body, ChunkEntry, DiskReport, FinishMove, Job, LeaseJobRequest, LiveExtent, StartMove, refusal};
 use proto::rows::{BlobRow, ChunkRow, DiskRow, disk_state};
 use types::ids::{BlobId, ChunkId};
 
@@ -23,7 +24,7 @@ const COMPACT_BYTES: u64 = 64 << 20;
 
 /// Work that is not urgent.
 enum Found {
-    Spread(StartMove),
+    Move(StartMove),
     Compact(Job),
 }
 
@@ -38,7 +39,7 @@ impl MetaServer {
         let start = match self.next_move()? {
             Some(start) => Some(start),
             None => match self.look_for_work()? {
-                Some(Found::Spread(start)) => Some(start),
+                Some(Found::Move(start)) => Some(start),
                 Some(Found::Compact(job)) => {
                     tracing::info!(extents = job.live.len(), executor = %ask.executor, "compaction leased");
                     return Ok(job);
@@ -48,6 +49,7 @@ impl MetaServer {
         };
         let Some(start) = start else { return Ok(Job::default()) };
         let chunk = start.chunk;
+        self.note_chosen(start.shards.iter().map(|shard| shard.disk));
         let outcome = self.propose_own(Body::StartMove(start)).await?;
         if outcome.refusal != refusal::NONE {
             return Ok(Job::default());
@@ -96,8 +98,20 @@ impl MetaServer {
         Ok(())
     }
 
-    /// When nothing lacks: a crowded chunk that can be spread, or a mostly dead one. Looks at a
-    /// page of all chunks, at most once a second.
+    /// How full each live disk is, in thousandths.
+    fn fill(&self, now: Instant) -> BTreeMap<u64, u64> {
+        let liveness = self.0.liveness.borrow();
+        let of = |report: &DiskReport| {
+            let used = report.total_bytes.saturating_sub(report.available_bytes);
+            used.saturating_mul(1000).checked_div(report.total_bytes)
+        };
+        let live = liveness.live_disks(now, self.0.times.disk_silent);
+        live.filter_map(|report| Some((report.disk, of(report)?))).collect()
+    }
+
+    /// When nothing lacks: a crowded chunk that can be spread, one with a shard on a disk that is
+    /// much fuller than another, or a mostly dead one. Looks at a page of all chunks, at most once
+    /// a second.
     fn look_for_work(&self) -> Result<Option<Found>, Trouble> {
         let now = self.0.platform.clock().now();
         if now.saturating_since(self.0.looked_at.get()) < LOOK_PAUSE {
@@ -106,6 +120,7 @@ impl MetaServer {
         self.0.looked_at.set(now);
         let domains = domains(&self.disks()?);
         let candidates = self.candidates(&[])?;
+        let fill = self.fill(now);
         let start = keys::chunk(ChunkId(self.0.looked_upto.get().saturating_add(1)));
         let end = keys::after_prefix(&[keys::table::CHUNK]);
         let (mut looked, mut found, mut fault) = (0, None, None);
@@ -117,7 +132,9 @@ impl MetaServer {
             self.0.looked_upto.set(chunk);
             match ChunkRow::from_bytes(value) {
                 Ok(row) => {
-                    if let Some(shards) = repairs::plan_spread(&row, &domains, &candidates) {
+                    let moved = repairs::plan_spread(&row, &domains, &candidates)
+                        .or_else(|| repairs::plan_rebalance(&row, &domains, &candidates, &fill));
+                    if let Some(shards) = moved {
                         found = Some((chunk, row, Some(shards)));
                     } else if repairs::is_mostly_dead(&row) && !compacting.contains_key(&chunk) {
                         found = Some((chunk, row, None));
@@ -134,7 +151,7 @@ impl MetaServer {
             self.0.looked_upto.set(0);
         }
         match found {
-            Some((chunk, _, Some(shards))) => Ok(Some(Found::Spread(StartMove { chunk, shards }))),
+            Some((chunk, _, Some(shards))) => Ok(Some(Found::Move(StartMove { chunk, shards }))),
             Some((chunk, row, None)) => {
                 // Whatever becomes of it, it is tried again later.
                 compacting.insert(chunk, now + self.0.times.job_lease);

@@ -337,10 +337,7 @@ impl MetaServer {
                 let code = if with_full.is_some() { code::FULL } else { code::OTHER };
                 return Err(Trouble::new(class::RETRY, code, text));
             };
-            let mut chosen = self.0.chosen.borrow_mut();
-            for disk in &disks {
-                *chosen.entry(*disk).or_insert(0) += 1;
-            }
+            self.note_chosen(disks.iter().copied());
             chunks.push(PlannedChunk { disks });
         }
         let body = GrantChunks {
@@ -364,6 +361,14 @@ impl MetaServer {
             return Err(Trouble::new(class::REFETCH, code::OTHER, "grant was planned twice; ask with a new sequence"));
         }
         Ok(outcome)
+    }
+
+    /// New shards go to these disks: the next ones rather to others.
+    fn note_chosen(&self, disks: impl Iterator<Item = u64>) {
+        let mut chosen = self.0.chosen.borrow_mut();
+        for disk in disks {
+            *chosen.entry(disk).or_insert(0) += 1;
+        }
     }
 
     /// Disks that may take a new shard now.

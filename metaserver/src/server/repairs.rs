@@ -17,6 +17,8 @@ const AGE: Duration = Duration::from_secs(10);
 /// A repair that failed is tried again after this long, and after at most that long.
 const PUT_OFF_MIN: Duration = Duration::from_secs(5);
 const PUT_OFF_MAX: Duration = Duration::from_secs(60);
+/// A shard is moved to a disk that is emptier by this much, thousandths.
+const REBALANCE_MIN: u64 = 200;
 /// A chunk with fewer bytes is not compacted: there is hardly anything to win.
 const COMPACT_MIN: u64 = 256 << 10;
 /// Over how long the speed of repairs is measured.
@@ -169,6 +171,32 @@ pub(super) fn plan_spread(
     Some(vec![ShardRow { index: moved.index, disk: *target.first()?, ..ShardRow::default() }])
 }
 
+/// A place on a much emptier disk for the shard on the fullest one. `fill` is how full each live
+/// disk is, in thousandths. No domain comes to hold more of the chunk than before.
+pub(super) fn plan_rebalance(
+    row: &ChunkRow,
+    domains: &BTreeMap<u64, String>,
+    candidates: &[Candidate],
+    fill: &BTreeMap<u64, u64>,
+) -> Option<Vec<ShardRow>> {
+    if row.state != chunk_state::SEALED || row.sealed_len == 0 || row.pending_move.is_some() {
+        return None;
+    }
+    let (fullest, moved) =
+        row.shards.iter().filter_map(|shard| Some((*fill.get(&shard.disk)?, shard))).max_by_key(|at| at.0)?;
+    if !lacking_indexes(row).is_empty() {
+        return None;
+    }
+    let others: Vec<&ShardRow> = row.shards.iter().filter(|shard| shard.index != moved.index).collect();
+    let used = used_domains(&others, domains);
+    let fits = |at: &&Candidate| {
+        let emptier = fill.get(&at.disk).is_some_and(|fill| fill + REBALANCE_MIN < fullest);
+        emptier && !used.contains_key(&at.domain)
+    };
+    let target = candidates.iter().filter(fits).min_by_key(|at| (fill.get(&at.disk).copied(), at.draw))?;
+    Some(vec![ShardRow { index: moved.index, disk: target.disk, ..ShardRow::default() }])
+}
+
 /// Whether a chunk wastes so much that its live bytes are worth moving: sealed and released for
 /// good, whole, and less than a quarter of it alive.
 pub(super) fn is_mostly_dead(row: &ChunkRow) -> bool {
@@ -198,7 +226,7 @@ mod tests {
     use proto::rows::{ChunkRow, RedundancyRow, ShardRow, chunk_state};
     use types::redundancy::Redundancy;
 
-    use super::{Candidate, Instant, Repairs, is_mostly_dead, plan, plan_spread};
+    use super::{Candidate, Instant, Repairs, is_mostly_dead, plan, plan_rebalance, plan_spread};
 
     const NOW: Instant = Instant(1);
 
@@ -301,6 +329,20 @@ mod tests {
         assert_eq!(planned.iter().map(|shard| (shard.index, shard.disk)).collect::<Vec<_>>(), [(0, 4)]);
         let spread = chunk(EC, &[(0, 4, false), (1, 1, false), (2, 2, false), (3, 3, false)]);
         assert_eq!(plan_spread(&spread, &domains(1..=5), &candidates(&[5])), None);
+    }
+
+    #[test]
+    fn shard_on_the_fullest_disk_moves_to_a_much_emptier_one_in_another_domain() {
+        let row = chunk(Redundancy::Copies(2), &[(0, 1, false), (1, 2, false)]);
+        let fill = |third: u64| BTreeMap::from([(1, 500), (2, 800), (3, third)]);
+        let plan = |third| plan_rebalance(&row, &domains(1..=3), &candidates(&[1, 2, 3]), &fill(third));
+        let planned = plan(100).expect("plan");
+        assert_eq!(planned.iter().map(|shard| (shard.index, shard.disk)).collect::<Vec<_>>(), [(1, 3)]);
+        assert_eq!(plan(650), None, "not worth it");
+        // The emptier disk lies in the domain of the other copy.
+        let crowded: BTreeMap<u64, String> = [(1, "a".into()), (2, "b".into()), (3, "a".into())].into();
+        let third = Candidate { disk: 3, domain: "a".into(), weight: 0, draw: 0 };
+        assert_eq!(plan_rebalance(&row, &crowded, &[third], &fill(100)), None);
     }
 
     #[test]

@@ -211,6 +211,7 @@ fn shard_that_lost_acknowledged_bytes_is_marked_bad() {
         assert_eq!(world.differences(1).await, [(shard.placement, difference::SHORT)]);
         world.wait(60).await;
         assert!(world.shard_on(1).bad && !world.shard_on(2).bad);
+        assert_eq!(world.differences(1).await, [(shard.placement, difference::SHORT)], "told until it is replaced");
         // One that is not there at all.
         world.fakes.borrow_mut().get_mut(&2).expect("disk").held.clear();
         world.wait(60).await;
