@@ -34,6 +34,7 @@ use crate::cli::output;
 use crate::node::chunks::Announced;
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
+use crate::node::metas::Group;
 use crate::node::{NodeError, certificates as tls, chunks, metas};
 use crate::server::{CELL, CHUNK_CAPACITY, PARTITIONS, SLOT, default_redundancy};
 
@@ -150,7 +151,8 @@ fn read_config(data: &Path) -> Result<(PathBuf, DevConfig), NodeError> {
     let data = std::fs::canonicalize(data).map_err(io(data))?;
     let path = data.join("dev.json");
     let text = std::fs::read(&path).map_err(io(&path))?;
-    let config = serde_json::from_slice(&text).map_err(|error| NodeError::new(format!("{}: {error}", path.display())))?;
+    let config =
+        serde_json::from_slice(&text).map_err(|error| NodeError::new(format!("{}: {error}", path.display())))?;
     Ok((data, config))
 }
 
@@ -208,6 +210,7 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
             founders.insert(own.raft_id, listen.clone());
         }
         identity::write_identity(&mut home, own).await?;
+        identity::begin_founding(&home).await?;
         homes.push(home);
         processes.push(ProcessConfig {
             name,
@@ -380,8 +383,7 @@ async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
         return Err(NodeError::new(format!("{}: no identity; the directory was emptied", config.dir.display())));
     };
     let security = tls::load(&platform, &home.disk, own.cluster).await?;
-    let peers =
-        Peers::secured(platform.clone(), own.cluster, own.cluster_secret.to_vec(), Some(security.clone()));
+    let peers = Peers::secured(platform.clone(), own.cluster, own.cluster_secret.to_vec(), Some(security.clone()));
     let founders = Members { version: 1, founders: config.metas.clone() }.founders();
     let addresses: Vec<String> = founders.values().cloned().collect();
     let meta = MetaClient::new(peers.clone(), &config.name, addresses);
@@ -395,8 +397,8 @@ async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
     match config.role {
         Role::Meta => {
             let listener = listen(&platform, &config.listen).await?;
-            let server =
-                metas::start(&platform, &peers, &home, &config.name, &config.listen, founders, BTreeMap::new()).await?;
+            let group = Group { founders, ..Group::default() };
+            let server = metas::start(&platform, &peers, &home, &config.name, &config.listen, group).await?;
             crate::server::register_meta(&peers, &config.listen, &server);
             let served = server.clone();
             let handler: Handler = Rc::new(move |call| {
