@@ -377,7 +377,7 @@ fn golden_bytes_of_a_checkpoint() {
         tail_slot: 1,
         broken: false,
     };
-    let checkpoint = Checkpoint { next_slot_sequence: 100, shards: vec![shard], scrubbed: 0 };
+    let checkpoint = Checkpoint { next_slot_sequence: 100, shards: vec![shard], scrubbed: 0, scrub_began_ms: 0 };
     let bytes = checkpoint.encode_file();
     assert_eq!(Checkpoint::decode_file(&bytes), Ok(checkpoint));
     assert_fields(

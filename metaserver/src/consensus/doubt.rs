@@ -139,7 +139,10 @@ impl Replica {
             }
         });
         let ends: Vec<Option<LogEnd>> = join_all(asked).await;
-        let changed = ends.iter().flatten().fold(false, |changed, end| self.note_voters(end) || changed);
+        let mut changed = false;
+        for end in ends.iter().flatten() {
+            changed |= self.note_voters(end);
+        }
         let ends: Vec<LogEnd> = ends.into_iter().collect::<Option<_>>()?;
         let all = ends.iter().zip(&others).all(|(end, id)| end.raft_id == *id);
         (all && !changed).then_some(ends)
