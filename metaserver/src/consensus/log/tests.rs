@@ -1,3 +1,5 @@
+//! The log survives crashes, tells rot from torn tails, and gives up what it no longer needs.
+
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
