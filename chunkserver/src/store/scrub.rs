@@ -4,11 +4,13 @@
 //! It reads through the same verified read as everybody, spread evenly over the cycle, and what it
 //! finds is noted by that read. It goes on where it was over restarts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::chunk::ScrubState;
 use types::ids::PlacementId;
 
+use super::shard::Shard;
 use super::write::Target;
 use super::{Store, StoreError};
 
@@ -28,13 +30,15 @@ impl Store {
     /// oldest shard, takes in what is written meanwhile, and ends when the cycle has passed.
     pub async fn scrub(self, cycle: Duration) {
         let clock = self.0.platform.clock().clone();
-        let cycle_ms = u64::try_from(cycle.as_millis()).unwrap_or(u64::MAX);
+        let cycle_ms = u64::try_from(cycle.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut remembered = clock.now();
         if self.0.scrubbed.get().1 == 0 {
             self.0.scrubbed.set((PlacementId(0), clock.unix_ms()));
         }
         self.look_around(cycle, self.bytes_up_to(self.0.scrubbed.get().0));
         let mut looked = clock.now();
+        // Shards that were still being filled when their turn came, and how much was read of them.
+        let mut open: BTreeMap<PlacementId, u64> = BTreeMap::new();
         while !self.is_failed() {
             let (after, began_ms) = self.0.scrubbed.get();
             let age_ms = clock.unix_ms().checked_sub(began_ms);
@@ -50,10 +54,17 @@ impl Store {
                     self.0.scrub.set(state);
                     self.0.scrubbed.set((PlacementId(0), clock.unix_ms()));
                     self.look_around(cycle, 0);
+                    open.clear();
                 }
-                None => clock.sleep(IDLE.min(cycle)).await,
-                Some((target, len)) => {
-                    self.scrub_shard(target, len, self.0.scrub.get().rate_bytes).await;
+                None => {
+                    self.scrub_grown(&mut open).await;
+                    clock.sleep(IDLE.min(cycle)).await;
+                }
+                Some((target, len, sealed)) => {
+                    if !sealed {
+                        open.insert(target.placement, len);
+                    }
+                    self.scrub_shard(target, 0, len).await;
                     self.0.scrubbed.set((target.placement, began_ms));
                 }
             }
@@ -62,6 +73,23 @@ impl Store {
                 if let Err(error) = self.checkpoint().await {
                     tracing::warn!(store = %self.0.id, %error, "checkpoint failed");
                 }
+            }
+        }
+    }
+
+    /// Reads what was added to shards since their turn; those that are sealed or gone are done.
+    async fn scrub_grown(&self, open: &mut BTreeMap<PlacementId, u64>) {
+        for (placement, read) in std::mem::take(open) {
+            let found = {
+                let state = self.0.state.borrow();
+                state.shards.get(&placement).map(|shard| (target_of(shard), shard.durable_len(), shard.sealed))
+            };
+            let Some((target, len, sealed)) = found else { continue };
+            if len > read {
+                self.scrub_shard(target, read, len).await;
+            }
+            if !sealed {
+                open.insert(placement, len);
             }
         }
     }
@@ -82,16 +110,16 @@ impl Store {
         self.0.state.borrow().shards.values().map(|shard| shard.durable_len()).sum()
     }
 
-    fn shard_behind(&self, after: PlacementId) -> Option<(Target, u64)> {
+    fn shard_behind(&self, after: PlacementId) -> Option<(Target, u64, bool)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let state = self.0.state.borrow();
         let (_, shard) = state.shards.range((Excluded(after), Unbounded)).next()?;
-        let target = Target { chunk: shard.chunk, placement: shard.placement, index: shard.index };
-        Some((target, shard.durable_len()))
+        Some((target_of(shard), shard.durable_len(), shard.sealed))
     }
 
-    async fn scrub_shard(&self, target: Target, len: u64, rate: u64) {
-        let mut at = 0;
+    async fn scrub_shard(&self, target: Target, from: u64, len: u64) {
+        let rate = self.0.scrub.get().rate_bytes;
+        let mut at = from;
         while at < len {
             let step = STEP.min(len - at);
             match self.read(target, at, step as usize).await {
@@ -118,6 +146,10 @@ impl Store {
         state.done_bytes += bytes;
         self.0.scrub.set(state);
     }
+}
+
+fn target_of(shard: &Shard) -> Target {
+    Target { chunk: shard.chunk, placement: shard.placement, index: shard.index }
 }
 
 /// Bytes a second at which `total` bytes take nine tenths of the cycle: what is written meanwhile
@@ -200,8 +232,11 @@ mod tests {
             let store = open(&platform).await;
             platform.tasks().spawn(store.clone().scrub(HOUR)).detach();
             platform.clock().sleep(Duration::from_secs(60)).await;
-            append(&platform, &store, 1, 1, 0, &pattern(1, 700_000)).await.expect("append");
-            platform.clock().sleep(HOUR - Duration::from_secs(120)).await;
+            append(&platform, &store, 1, 1, 0, &pattern(1, 300_000)).await.expect("append");
+            platform.clock().sleep(Duration::from_secs(100)).await;
+            // It had its turn already, and grows.
+            append(&platform, &store, 1, 1, 300_000, &pattern(1, 400_000)).await.expect("append");
+            platform.clock().sleep(HOUR - Duration::from_secs(220)).await;
             assert_eq!((store.scrub_state().rounds, store.scrub_state().done_bytes), (0, 700_000));
             sim.rot(4096 + 50);
             platform.clock().sleep(Duration::from_secs(400)).await;
