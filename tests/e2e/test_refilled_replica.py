@@ -2,18 +2,14 @@
 counts again, so that losing another one loses nothing."""
 
 import hashlib
-import pathlib
 import shutil
-import sys
 import time
 
 import boto3
 import botocore.config
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "clients"))
-
-from harness import Server  # noqa: E402
+from harness import Server
 
 FILLED_SECONDS_MAX = 30
 
