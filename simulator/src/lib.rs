@@ -20,8 +20,6 @@ pub mod history;
 pub mod inspect;
 pub mod journal;
 pub mod linear;
-#[cfg(test)]
-mod models;
 pub mod nodes;
 pub mod seed;
 pub mod settle;
