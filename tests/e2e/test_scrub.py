@@ -18,7 +18,11 @@ from harness import Server, program
 
 # About nine seconds for everything at rest.
 SCRUB_DAYS = "0.0001"
-REPAIRED_SECONDS_MAX = 90
+# Several cycles: a cycle that has begun ends before what it passed is read again.
+REPAIRED_SECONDS_MAX = 240
+
+
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
