@@ -18,11 +18,11 @@ from harness import Server, program
 
 # About nine seconds for everything at rest.
 SCRUB_DAYS = "0.0001"
-# Several cycles: a cycle that has begun ends before what it passed is read again.
-REPAIRED_SECONDS_MAX = 240
+# Several cycles, each on a machine that is busy with other things too.
+REPAIRED_SECONDS_MAX = 75
 
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use platform::clock::Instant;
 use proto::chunk::ScrubState;
 use types::ids::PlacementId;
 
@@ -20,8 +21,9 @@ const STEP: u64 = 256 << 10;
 const RATE_MAX: u64 = 64 << 20;
 /// How long the place reached may be unknown to the next start.
 const REMEMBER: Duration = Duration::from_secs(600);
-/// How often speed and report are fitted to what is held.
+/// How often speed and report are fitted to what is held, at most and as a part of the cycle.
 const LOOK_AROUND: Duration = Duration::from_secs(60);
+const LOOKS_PER_CYCLE: u32 = 20;
 /// Pause when there is nothing to read.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -35,17 +37,14 @@ impl Store {
         if self.0.scrubbed.get().1 == 0 {
             self.0.scrubbed.set((PlacementId(0), clock.unix_ms()));
         }
+        let mut pace = Pace { cycle, looked: clock.now() };
         self.look_around(cycle, self.bytes_up_to(self.0.scrubbed.get().0));
-        let mut looked = clock.now();
         // Shards that were still being filled when their turn came, and how much was read of them.
         let mut open: BTreeMap<PlacementId, u64> = BTreeMap::new();
         while !self.is_failed() {
             let (after, began_ms) = self.0.scrubbed.get();
             let age_ms = clock.unix_ms().checked_sub(began_ms);
-            if clock.now().saturating_since(looked) > LOOK_AROUND {
-                looked = clock.now();
-                self.look_around(cycle, self.0.scrub.get().done_bytes);
-            }
+            self.look_around_if_due(&mut pace);
             match self.shard_behind(after) {
                 // A clock that was set back begins the cycle anew.
                 None if age_ms.is_none_or(|age_ms| age_ms >= cycle_ms) => {
@@ -57,14 +56,14 @@ impl Store {
                     open.clear();
                 }
                 None => {
-                    self.scrub_grown(&mut open).await;
+                    self.scrub_grown(&mut pace, &mut open).await;
                     clock.sleep(IDLE.min(cycle)).await;
                 }
                 Some((target, len, sealed)) => {
                     if !sealed {
                         open.insert(target.placement, len);
                     }
-                    self.scrub_shard(target, 0, len).await;
+                    self.scrub_shard(&mut pace, target, 0, len).await;
                     self.0.scrubbed.set((target.placement, began_ms));
                 }
             }
@@ -78,7 +77,7 @@ impl Store {
     }
 
     /// Reads what was added to shards since their turn; those that are sealed or gone are done.
-    async fn scrub_grown(&self, open: &mut BTreeMap<PlacementId, u64>) {
+    async fn scrub_grown(&self, pace: &mut Pace, open: &mut BTreeMap<PlacementId, u64>) {
         for (placement, read) in std::mem::take(open) {
             let found = {
                 let state = self.0.state.borrow();
@@ -86,11 +85,19 @@ impl Store {
             };
             let Some((target, len, sealed)) = found else { continue };
             if len > read {
-                self.scrub_shard(target, read, len).await;
+                self.scrub_shard(pace, target, read, len).await;
             }
             if !sealed {
                 open.insert(placement, len);
             }
+        }
+    }
+
+    fn look_around_if_due(&self, pace: &mut Pace) {
+        let now = self.0.platform.clock().now();
+        if now.saturating_since(pace.looked) >= pace.interval() {
+            pace.looked = now;
+            self.look_around(pace.cycle, self.0.scrub.get().done_bytes);
         }
     }
 
@@ -117,8 +124,7 @@ impl Store {
         Some((target_of(shard), shard.durable_len(), shard.sealed))
     }
 
-    async fn scrub_shard(&self, target: Target, from: u64, len: u64) {
-        let rate = self.0.scrub.get().rate_bytes;
+    async fn scrub_shard(&self, pace: &mut Pace, target: Target, from: u64, len: u64) {
         let mut at = from;
         while at < len {
             let step = STEP.min(len - at);
@@ -137,7 +143,25 @@ impl Store {
             }
             at += step;
             self.count(step);
-            self.0.platform.clock().sleep(Duration::from_nanos(step.saturating_mul(1_000_000_000) / rate)).await;
+            self.rest(pace, step).await;
+        }
+    }
+
+    /// Waits for as long as `bytes` take at the speed aimed at, which may rise meanwhile: a store
+    /// that was empty a moment ago must not be read at an empty store's speed.
+    async fn rest(&self, pace: &mut Pace, bytes: u64) {
+        let mut owed = bytes;
+        while owed > 0 {
+            let rate = self.0.scrub.get().rate_bytes.max(1);
+            let rest = Duration::from_nanos(owed.saturating_mul(1_000_000_000) / rate);
+            if rest <= pace.interval() {
+                self.0.platform.clock().sleep(rest).await;
+                return;
+            }
+            self.0.platform.clock().sleep(pace.interval()).await;
+            let paid = u128::from(rate) * pace.interval().as_nanos() / 1_000_000_000;
+            owed = owed.saturating_sub(u64::try_from(paid).unwrap_or(u64::MAX).max(1));
+            self.look_around_if_due(pace);
         }
     }
 
@@ -145,6 +169,18 @@ impl Store {
         let mut state = self.0.scrub.get();
         state.done_bytes += bytes;
         self.0.scrub.set(state);
+    }
+}
+
+/// When speed and report were fitted last.
+struct Pace {
+    cycle: Duration,
+    looked: Instant,
+}
+
+impl Pace {
+    fn interval(&self) -> Duration {
+        (self.cycle / LOOKS_PER_CYCLE).clamp(Duration::from_millis(1), LOOK_AROUND)
     }
 }
 
@@ -241,6 +277,25 @@ mod tests {
             sim.rot(4096 + 50);
             platform.clock().sleep(Duration::from_secs(400)).await;
             assert_eq!(store.scrub_state().rounds, 1);
+            assert_eq!(store.census(NOTHING).damaged.len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_store_that_fills_while_its_first_shard_is_read_is_read_at_its_new_speed() {
+        simulated(|sim| async move {
+            let platform = sim.node();
+            let store = open(&platform).await;
+            let cycle = Duration::from_secs(20);
+            platform.tasks().spawn(store.clone().scrub(cycle)).detach();
+            append(&platform, &store, 1, 1, 0, &pattern(1, 700_000)).await.expect("append");
+            // The first shard is being read now, at an empty store's speed.
+            platform.clock().sleep(Duration::from_secs(2)).await;
+            for placement in 2..=4 {
+                append(&platform, &store, placement, 1, 0, &pattern(placement, 700_000)).await.expect("append");
+            }
+            sim.rot((3 << 20) + 50);
+            platform.clock().sleep(cycle * 2).await;
             assert_eq!(store.census(NOTHING).damaged.len(), 1);
         });
     }
