@@ -1,8 +1,10 @@
 //! Assembling processes out of the crates below: stores, replicas, doors.
 
 pub mod chunks;
+pub mod descriptors;
 pub mod doors;
 pub mod identity;
+pub mod memory;
 pub mod metas;
 pub mod status;
 

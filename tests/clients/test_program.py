@@ -17,7 +17,6 @@ def server(tmp_path):
     if "BIXI_TEST_S3" in os.environ:
         pytest.skip("needs a server of its own")
     server = Server(tmp_path / "one", dirs=3)
-    server.folder.mkdir()
     server.start()
     yield server
     server.stop()
@@ -86,7 +85,6 @@ def test_a_taken_port_is_named(server, tmp_path):
 
 def test_a_dir_of_another_cluster_is_refused_and_left_alone(server, tmp_path):
     other = Server(tmp_path / "two", dirs=3)
-    other.folder.mkdir()
     other.start()
     client_of(other).create_bucket(Bucket="theirs")
     other.stop()
@@ -127,7 +125,6 @@ def test_unknown_flags_and_missing_arguments_are_explained():
 def test_a_server_writes_only_into_its_dirs(tmp_path):
     # Directories are the only place a server writes to.
     server = Server(tmp_path / "three", dirs=1)
-    server.folder.mkdir()
     server.start()
     server.stop()
     assert sorted(path.name for path in server.folder.iterdir()) == ["disk0", "server.log"]
