@@ -4,6 +4,7 @@
 #   make test     install what is lacking, then every check: the same as .ci/run
 #   make build    the program, at $(CARGO_TARGET_DIR)/release/bixi
 #   make sim      SEEDS=n seeds of the simulator; SEED=s replays one
+#   make soak     HOURS=n of faults on real processes, disks and networks, with a report
 #   make bench    what this machine reaches
 #   make fuzz     feed damaged bytes to every decoder, for FUZZ_SECONDS
 
@@ -33,13 +34,15 @@ SEEDS ?= 100
 SEED ?=
 SIM_SECONDS ?= 60
 FUZZ_SECONDS ?= 60
+HOURS ?= 1
 # What a change must pass always runs the same seeds; `make sim` and `make fuzz` draw new ones.
 FIRST_SEED ?= 1
 FUZZ_SMOKE_SECONDS ?= 5
 
-PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++
+PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
+            e2fsprogs iproute2 nftables faketime
 
-.PHONY: help setup build run test check unit fuzz-smoke sim-smoke e2e sim bench fuzz venv clean-data
+.PHONY: help setup build faultdev run test check unit fuzz-smoke sim-smoke e2e sim soak bench fuzz venv clean-data
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -106,9 +109,18 @@ fuzz-smoke: build
 sim-smoke: build
 	"$(BIN_SIM)" --from $(FIRST_SEED) --seconds $(SIM_SECONDS)
 
-# Real clients against the real program.
-e2e: build venv
+# Disks that fail on demand, for tests as root. Outside the workspace, see its Cargo.toml.
+faultdev:
+	@cargo build --release --quiet --locked --manifest-path tests/faultdev/Cargo.toml \
+	  --target-dir "$(CARGO_TARGET_DIR)/faultdev"
+
+# Real clients against the real program, and real faults below it.
+e2e: build faultdev venv
 	"$(VENV)/bin/pytest" -c tests/pytest.ini tests
+
+# Every variant of every fault, over and over, with another seed each time.
+soak: setup build faultdev venv
+	"$(VENV)/bin/python" tests/soak.py --hours $(HOURS) $(ARGS)
 
 # A virtual environment with the pinned clients, made anew when the pins change.
 venv:

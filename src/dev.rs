@@ -34,7 +34,7 @@ use crate::cli::output;
 use crate::node::chunks::Announced;
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
-use crate::node::{NodeError, certificates as tls, chunks, metas};
+use crate::node::{NodeError, certificates as tls, chunks, memory, metas};
 use crate::server::{CELL, CHUNK_CAPACITY, PARTITIONS, SLOT, default_redundancy};
 
 pub mod certificates;
@@ -401,7 +401,7 @@ async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
         cluster: own.cluster,
         secret: own.cluster_secret.to_vec(),
         tls: Some(security),
-        budget: Budget::new(256 << 20),
+        budget: Budget::new(usize::try_from(memory::shares().calls).unwrap_or(usize::MAX)),
         slow: Duration::from_secs(1),
     };
     match config.role {

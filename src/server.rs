@@ -31,7 +31,7 @@ use crate::cli::output;
 use crate::node::chunks::Announced;
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Home, Members, OpenError};
-use crate::node::{NodeError, chunks, metas};
+use crate::node::{NodeError, chunks, memory, metas};
 
 /// Partitions of a cluster made by this version.
 pub const PARTITIONS: u32 = 16;
@@ -44,8 +44,6 @@ pub const SLOT: u64 = 4 << 20;
 
 const S3_ADDR: &str = "127.0.0.1:9000";
 const ADMIN_ADDR: &str = "127.0.0.1:9001";
-/// Bytes of memory for hot data.
-const CACHE_BYTES: usize = 256 << 20;
 
 /// Redundancy by the number of failure domains.
 pub fn default_redundancy(domains: usize) -> Redundancy {
@@ -155,7 +153,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     platform.tasks().spawn(announced.clone().heartbeat(meta.clone()));
     join_replicas(&platform, &meta, &homes, &founded);
 
-    let layer = ChunkLayer::new(&meta, CACHE_BYTES);
+    let layer = ChunkLayer::new(&meta, usize::try_from(memory::shares().cache).unwrap_or(usize::MAX));
     let objects = doors::objects(&meta, &layer, &row, stored, servers.len());
     let root = write_credentials(&homes[0], &objects).await?;
     layer.spawn_executor(&meta);
@@ -204,6 +202,16 @@ async fn open_homes(platform: &Platform, dirs: &[PathBuf]) -> Result<(Vec<Home>,
         };
         if homes.iter().any(|other| other.disk.path() == home.disk.path()) {
             return Err(NodeError { text: format!("{} is given twice", path.display()), exit: 2 });
+        }
+        if let Some(own) = &home.identity
+            && let Some(twin) =
+                homes.iter().find(|other| other.identity.as_ref().is_some_and(|it| it.store == own.store))
+        {
+            return Err(NodeError::conflict(format!(
+                "{} and {} are the same store: one is a copy of the other; leave the copy out",
+                twin.disk.path().display(),
+                path.display()
+            )));
         }
         homes.push(home);
         names.push(at + 1);

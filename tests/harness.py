@@ -1,7 +1,7 @@
 """Runs the program under test: a server of one process, or a whole cluster of processes.
 
 What it leaves to others: what the answers should be (the tests), requests signed by hand
-(clients/raw.py).
+(raw.py).
 
 Promise: only processes that this module started are ever signalled, by their pid.
 """
@@ -26,6 +26,15 @@ import botocore.config
 REGION = "us-east-1"
 # How long something that happens in a second on an idle machine may take on a loaded one.
 PATIENCE = 120.0
+
+
+# `make soak` asks for every variant of a test, `make test` for one that stands for the others.
+LONG = bool(os.environ.get("BIXI_TEST_LONG"))
+
+
+def variants(smoke: list, others: list) -> list:
+    """Parameters of a test: those that always run, and those of the long run."""
+    return smoke + others if LONG else smoke
 
 
 def target_dir() -> pathlib.Path:

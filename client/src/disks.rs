@@ -27,6 +27,8 @@ struct Inner {
     places: RefCell<BTreeMap<u64, Place>>,
     failed: RefCell<BTreeMap<u64, Instant>>,
     fetched: Cell<Instant>,
+    /// Somebody is fetching it behind the others' backs.
+    looking: Cell<bool>,
 }
 
 /// The disks as this process sees them. Cheap to clone.
@@ -41,6 +43,7 @@ impl DiskMap {
             places: RefCell::new(BTreeMap::new()),
             failed: RefCell::new(BTreeMap::new()),
             fetched: Cell::new(Instant(0)),
+            looking: Cell::new(false),
         }))
     }
 
@@ -77,6 +80,22 @@ impl DiskMap {
             .map(|entry| (entry.disk, Place { address: entry.row.address, store: StoreId(entry.row.store) }));
         *self.0.places.borrow_mut() = places.collect();
         Ok(())
+    }
+
+    /// A disk is not where the map says: fetches the map anew, behind the caller's back, so that
+    /// nothing waits for the metaserver.
+    pub fn look_again(&self) {
+        if self.0.looking.replace(true) {
+            return;
+        }
+        let this = self.clone();
+        let looking = self.0.meta.platform().tasks().spawn(async move {
+            if let Err(error) = this.refresh().await {
+                tracing::debug!(%error, "map of the disks could not be fetched");
+            }
+            this.0.looking.set(false);
+        });
+        looking.detach();
     }
 
     /// A call to this disk failed.

@@ -275,19 +275,28 @@ impl MetaClient {
         reserve: bool,
         avoid: Vec<u64>,
     ) -> Result<Vec<ChunkEntry>, MetaError> {
-        let ticket = self.ticket().await?;
-        let ask = GrantRequest {
-            redundancy: RedundancyRow::from(policy),
-            count: 1,
-            session: ticket.session,
-            sequence: ticket.sequence,
-            floor: self.floor().min(ticket.sequence - 1),
-            partition: u32::from(partition.0),
-            avoid,
-            reserve,
-        };
-        let reply = self.ask(self.0.peers.new_request(), &Request::Grant(ask)).await?;
-        Ok(self.judged(&ticket, reply)?.chunks)
+        let deadline = self.platform().clock().now() + PATIENCE;
+        loop {
+            let ticket = self.ticket().await?;
+            let ask = GrantRequest {
+                redundancy: RedundancyRow::from(policy),
+                count: 1,
+                session: ticket.session,
+                sequence: ticket.sequence,
+                floor: self.floor().min(ticket.sequence - 1),
+                partition: u32::from(partition.0),
+                avoid: avoid.clone(),
+                reserve,
+            };
+            match self.ask(self.0.peers.new_request(), &Request::Grant(ask)).await {
+                Ok(reply) => return Ok(self.judged(&ticket, reply)?.chunks),
+                // Asked twice while a leader was slow, and planned differently: the first plan
+                // stands and its chunks go with the session. Again, as another command.
+                Err(MetaError::Failed(failure))
+                    if failure.class == class::REFETCH && self.platform().clock().now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Fences and seals a chunk; `release` = no later commit of this session names it. Tries for

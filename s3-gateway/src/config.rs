@@ -22,9 +22,9 @@ pub struct Config {
     pub idle_timeout_s: u64,
     /// Seconds a body (either way) may stand still. Default 30.
     pub body_timeout_s: u64,
-    /// Bytes that bodies under way may hold in the gateway; beyond it requests get 503 SlowDown.
-    /// Default 256 MiB.
-    pub memory_budget_bytes: u64,
+    /// Bytes that bodies under way, in both directions, may hold; beyond it requests get 503
+    /// SlowDown. Default: a quarter of the memory that the process may use, at most 2 GiB.
+    pub memory_budget_bytes: Option<u64>,
     /// Requests that took longer than this many milliseconds are logged. Default 1000.
     pub slow_request_ms: u64,
     /// Certificate and key; plain HTTP without.
@@ -41,7 +41,7 @@ impl Default for Config {
             header_timeout_s: 20,
             idle_timeout_s: 120,
             body_timeout_s: 30,
-            memory_budget_bytes: 256 << 20,
+            memory_budget_bytes: None,
             slow_request_ms: 1_000,
             tls: None,
         }

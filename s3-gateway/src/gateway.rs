@@ -22,8 +22,13 @@ use crate::errors::{Code, S3Error, S3Result};
 use crate::metrics::Metrics;
 use crate::target::Target;
 
-/// What one large body may hold in the gateway: two hash jobs, the connection's buffer, decoding.
-const BODY_HOLDS_MAX: u64 = 1 << 20;
+/// What one large body may hold on its way in: two hash jobs, the connection's buffer, decoding, and
+/// the appends under way with their parity.
+const BODY_IN_MAX: u64 = 8 << 20;
+/// And on its way out: the pieces that are read ahead.
+const BODY_OUT_MAX: u64 = 6 << 20;
+/// If nobody says how much there is for all.
+const BUDGET_DEFAULT: u64 = 256 << 20;
 
 /// One gateway.
 pub struct Gateway {
@@ -84,11 +89,20 @@ impl Gateway {
         date.1.clone()
     }
 
-    /// Sets memory aside for a body of `len` bytes until the guard is dropped.
-    pub fn hold(self: &Rc<Gateway>, len: u64) -> S3Result<Held> {
-        let bytes = len.min(BODY_HOLDS_MAX);
+    /// Sets memory aside for a body of `len` bytes on its way in, until the guard is dropped.
+    pub fn hold_in(self: &Rc<Gateway>, len: u64) -> S3Result<Held> {
+        // A small one is there twice at most: as it came, and packed with others.
+        self.hold(len.saturating_mul(2).min(BODY_IN_MAX))
+    }
+
+    /// Sets memory aside for a body of `len` bytes on its way out, until the guard is dropped.
+    pub fn hold_out(self: &Rc<Gateway>, len: u64) -> S3Result<Held> {
+        self.hold(len.min(BODY_OUT_MAX))
+    }
+
+    fn hold(self: &Rc<Gateway>, bytes: u64) -> S3Result<Held> {
         let sum = self.held_bytes.get() + bytes;
-        if sum > self.config.memory_budget_bytes {
+        if sum > self.config.memory_budget_bytes.unwrap_or(BUDGET_DEFAULT) {
             return Err(Code::SlowDown.into());
         }
         self.held_bytes.set(sum);
@@ -176,7 +190,7 @@ impl Call {
         let incoming = self.incoming.take().ok_or_else(|| S3Error::from(Code::InternalError))?;
         let idle = self.gateway.config.body_timeout();
         let payload = Payload::new(&self.gateway.platform, incoming, &self.parts.headers, vouched, len, idle)?;
-        self.held = Some(self.gateway.hold(len)?);
+        self.held = Some(self.gateway.hold_in(len)?);
         let received = &self.gateway.metrics.received_bytes;
         received.set(received.get().saturating_add(len));
         Ok(payload)

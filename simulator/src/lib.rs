@@ -19,6 +19,8 @@ pub mod faults;
 pub mod history;
 pub mod inspect;
 pub mod journal;
+#[cfg(test)]
+mod leader;
 pub mod linear;
 pub mod nodes;
 pub mod seed;

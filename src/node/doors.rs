@@ -18,7 +18,7 @@ use proto::rows::ClusterRow;
 use s3_gateway::admin::AdminHooks;
 use types::redundancy::Redundancy;
 
-use super::{NodeError, status};
+use super::{NodeError, descriptors, memory, status};
 
 /// The chunk layer of a process.
 #[derive(Clone)]
@@ -116,7 +116,9 @@ pub fn spawn_admin(
 }
 
 /// Serves S3 as a task.
-pub fn spawn_s3(platform: &Platform, listener: Listener, objects: &Objects, config: s3_gateway::config::Config) {
+pub fn spawn_s3(platform: &Platform, listener: Listener, objects: &Objects, mut config: s3_gateway::config::Config) {
+    config.connections_max = descriptors::connections_max(config.connections_max);
+    config.memory_budget_bytes = config.memory_budget_bytes.or(Some(memory::shares().bodies));
     let (inner, objects) = (platform.clone(), objects.clone());
     platform.tasks().spawn(async move {
         let Err(error) = s3_gateway::serve(inner, listener, objects, config).await;

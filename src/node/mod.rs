@@ -2,8 +2,10 @@
 
 pub mod certificates;
 pub mod chunks;
+pub mod descriptors;
 pub mod doors;
 pub mod identity;
+pub mod memory;
 pub mod metas;
 pub mod status;
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from harness import Server, wait_for
+from harness import Server, variants, wait_for
 from ledger import Ledger, Load
 
 STEPS = 100
@@ -40,7 +40,7 @@ def flip(path, at: int) -> None:
         os.fsync(file.fileno())
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("victim", variants([0], [1, 2]))
 def test_rot_in_the_middle_of_the_raft_log_costs_nothing(server, victim):
     ledger = Ledger()
     fill(server, ledger, "before")
@@ -62,7 +62,7 @@ def test_rot_in_the_middle_of_the_raft_log_costs_nothing(server, victim):
     check(server, ledger)
 
 
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", variants([2], [0, 1]))
 def test_rot_in_the_state_of_a_replica_costs_nothing(server, victim):
     ledger = Ledger()
     fill(server, ledger, "before")
@@ -81,7 +81,7 @@ def test_rot_in_the_state_of_a_replica_costs_nothing(server, victim):
     check(server, ledger)
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("victim", variants([0], [1, 2]))
 def test_a_directory_that_comes_back_as_it_was_before_resurrects_nothing(server, victim, tmp_path):
     ledger = Ledger()
     fill(server, ledger, "old")
@@ -123,7 +123,7 @@ def test_only_the_raft_log_rolled_back_is_outvoted(server, tmp_path):
     check(server, ledger)
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("victim", variants([0], [1, 2]))
 def test_a_wiped_directory_joins_again_and_is_filled(server, victim):
     ledger = Ledger()
     fill(server, ledger, "before")

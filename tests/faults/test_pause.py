@@ -2,7 +2,7 @@
 been. Nobody notices while it is away, and nothing that it does late counts. Rows 13 and 18 of the
 promises.
 
-BIXI_TEST_PAUSE: seconds of a pause (default 6).
+BIXI_TEST_PAUSE: seconds of a pause (default 5).
 """
 
 import os
@@ -14,7 +14,7 @@ import pytest
 from harness import Cluster
 from ledger import Ledger, Load
 
-PAUSE = float(os.environ.get("BIXI_TEST_PAUSE", "6"))
+PAUSE = float(os.environ.get("BIXI_TEST_PAUSE", "5"))
 STEPS = 60
 
 

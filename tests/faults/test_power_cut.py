@@ -2,7 +2,7 @@
 images of all three at random moments of the recorded stream of writes and flushes. Whatever an
 image holds, the server opens it and everything that was acked before that moment is there.
 
-BIXI_TEST_CUTS: how many images of each kind (default 4); BIXI_TEST_SEED: another choice of them;
+BIXI_TEST_CUTS: how many images of each kind (default 3); BIXI_TEST_SEED: another choice of them;
 BIXI_TEST_FS: ext4 or xfs.
 """
 
@@ -16,10 +16,10 @@ from devices import Devices, Marks, Mounted, lacking
 from harness import Server
 from ledger import Ledger, Load, Promises
 
-CUTS = int(os.environ.get("BIXI_TEST_CUTS", "4"))
+CUTS = int(os.environ.get("BIXI_TEST_CUTS", "3"))
 SEED = int(os.environ.get("BIXI_TEST_SEED", "1"))
 KIND = os.environ.get("BIXI_TEST_FS", "ext4")
-STEPS = 150
+STEPS = 120
 MIB = 512
 
 pytestmark = [pytest.mark.skipif(bool(lacking()), reason=lacking() or "never"), pytest.mark.timeout(600 + 60 * CUTS)]

@@ -10,14 +10,14 @@ import random
 
 import pytest
 
-from harness import Server
+from harness import Server, variants
 from ledger import Ledger, Load
 
 BLOCK = 4096
 STEPS = 120
 
 
-@pytest.fixture(params=["copies:3", "ec:2+1"])
+@pytest.fixture(params=variants(["ec:2+1"], ["copies:3"]))
 def server(request, tmp_path):
     server = Server(tmp_path / "server", 3, ("--redundancy", request.param))
     server.start()
@@ -66,7 +66,7 @@ def assert_right(server: Server, ledger: Ledger) -> float:
     return found + server.metrics()["bixi_rot_found_total"]
 
 
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", variants([0], [1, 2]))
 def test_a_flipped_bit_in_every_block_of_a_disk_is_never_served(server, victim):
     ledger = fill(server)
     server.stop()

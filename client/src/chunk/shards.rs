@@ -52,6 +52,14 @@ impl Shards {
             return Err(CallError::Refused(Failure::new(class::REFETCH, code::WRONG_TARGET, "no such disk")));
         };
         let called = self.peers.call(&address, store, request, body, payload, timeout).await;
+        let is_elsewhere = match &called {
+            Err(CallError::Refused(failure)) => failure.code == code::WRONG_TARGET,
+            Err(CallError::Unreachable { .. }) => true,
+            _ => false,
+        };
+        if is_elsewhere {
+            self.disks.look_again();
+        }
         match &called {
             Ok(_) => self.disks.mark_well(disk),
             Err(CallError::Refused(failure)) if failure.code != code::DISK && failure.code != code::FULL => {}

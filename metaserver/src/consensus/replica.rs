@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use platform::Platform;
+use platform::clock::Instant;
 use platform::disk::Disk;
 use prost_old::Message as _;
 use proto::keys;
@@ -136,7 +137,8 @@ pub(super) struct Inner {
     pub(super) writer: RefCell<Option<LogWriter>>,
     pub(super) work: Notify,
     pub(super) persisted: Cell<u64>,
-    pub(super) writing: Cell<bool>,
+    /// When the log write that is under way began.
+    pub(super) writing: Cell<Option<Instant>>,
     pub(super) stopped: RefCell<Option<String>>,
     /// Pages of snapshots fetched from the leader, by index.
     pub(super) fetched: RefCell<BTreeMap<u64, Vec<Bytes>>>,
@@ -155,6 +157,8 @@ pub struct Replica(pub(super) Rc<Inner>);
 
 /// A start that replays more entries than this is followed by a flush.
 const REPLAY_MAX: usize = 1000;
+/// A log write that takes this long makes its replica step down.
+const STUCK: Duration = Duration::from_secs(1);
 /// Segments smaller than this (tests) are not written ahead.
 const WRITE_AHEAD_MIN: u64 = 4 << 20;
 /// Entries kept behind the flushed index for slow followers.
@@ -298,7 +302,7 @@ impl Replica {
             writer: RefCell::new(Some(writer)),
             work: Notify::new(),
             persisted: Cell::new(0),
-            writing: Cell::new(false),
+            writing: Cell::new(None),
             stopped: RefCell::new(None),
             fetched: RefCell::new(BTreeMap::new()),
             fetching: Cell::new(false),
@@ -484,7 +488,11 @@ impl Replica {
             }
             {
                 let mut core = self.0.core.borrow_mut();
-                core.raw.tick();
+                if self.is_stuck() {
+                    self.make_way(&mut core);
+                } else {
+                    core.raw.tick();
+                }
                 self.promote(&mut core);
                 // A read whose messages were lost is asked again.
                 let lost: Vec<ReadWaiter> = std::mem::take(&mut core.reads).into_values().flatten().collect();
@@ -494,6 +502,23 @@ impl Replica {
             }
             self.0.work.notify_one();
         }
+    }
+
+    /// The log's disk does not answer.
+    fn is_stuck(&self) -> bool {
+        let now = self.0.platform.clock().now();
+        self.0.writing.get().is_some_and(|since| now.saturating_since(since) >= STUCK)
+    }
+
+    /// A replica that cannot write its log cannot apply, so it must not lead: it steps down, and does
+    /// not stand for election (it does not tick) until the disk answers.
+    fn make_way(&self, core: &mut Core) {
+        if core.raw.raft.state == StateRole::Follower {
+            return;
+        }
+        tracing::warn!(replica = format!("{:x}", self.0.config.raft_id), "log disk does not answer, stepping down");
+        let term = core.raw.raft.term;
+        core.raw.raft.become_follower(term, raft::INVALID_ID);
     }
 
     async fn drive(self) {
@@ -718,7 +743,7 @@ impl Replica {
 
     /// Starts the log write of everything queued, unless one is under way.
     fn start_write(&self) {
-        if self.0.writing.get() {
+        if self.0.writing.get().is_some() {
             return;
         }
         let mut group = ToPersist::default();
@@ -745,12 +770,12 @@ impl Replica {
             return;
         }
         let Some(mut writer) = self.0.writer.borrow_mut().take() else { return };
-        self.0.writing.set(true);
+        self.0.writing.set(Some(self.0.platform.clock().now()));
         let this = self.clone();
         self.0.platform.tasks().spawn(async move {
             let outcome = writer.append(group.vote, group.cut, &group.entries).await;
             *this.0.writer.borrow_mut() = Some(writer);
-            this.0.writing.set(false);
+            this.0.writing.set(None);
             match outcome {
                 Ok(()) => this.written(group.number, group.messages),
                 Err(error) => this.stop(error.to_string()),
@@ -833,10 +858,10 @@ impl Replica {
         // The writer is away while a write is under way; the next round trims then.
         let writer = self.0.writer.borrow_mut().take();
         if let Some(mut writer) = writer {
-            self.0.writing.set(true);
+            self.0.writing.set(Some(self.0.platform.clock().now()));
             let trimmed = writer.trim(keep_from).await;
             *self.0.writer.borrow_mut() = Some(writer);
-            self.0.writing.set(false);
+            self.0.writing.set(None);
             self.0.work.notify_one();
             trimmed?;
         }

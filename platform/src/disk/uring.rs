@@ -32,6 +32,10 @@ const SUBMISSIONS: u32 = 256;
 /// Operations in flight; more wait in a queue of ours. Equal to the completion queue, which so never overflows.
 const IN_FLIGHT_MAX: u32 = 2048;
 
+/// Threads of the kernel for operations that cannot begin at once. It would have four for each core,
+/// and all of them wait when one disk answers nothing: then no other disk is served either.
+const WORKERS_MAX: u32 = 256;
+
 /// A handle on the thread's ring.
 pub(crate) struct Ring {
     state: RefCell<State>,
@@ -106,6 +110,10 @@ impl Ring {
                 return None;
             }
         };
+        // Kernels before 5.15 do not know it. The second number, of threads for sockets, stays.
+        if let Err(refusal) = uring.submitter().register_iowq_max_workers(&mut [WORKERS_MAX, 0]) {
+            tracing::info!("one disk that hangs may hold up the others: {refusal}");
+        }
         let descriptor = Descriptor(uring.as_raw_fd());
         // SAFETY: the driver drops the watch before its handle on the ring, which owns the descriptor.
         let watch = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.ok()?;

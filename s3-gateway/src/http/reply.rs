@@ -16,6 +16,7 @@ use types::ids::RequestId;
 
 use super::watch::Tracked;
 use crate::errors::S3Error;
+use crate::gateway::Held;
 use crate::xml::write::Writer;
 
 /// Objects up to this many bytes are sent in one write with their head.
@@ -43,6 +44,8 @@ pub enum ReplyBody {
 
 /// The bytes of an object as hyper asks for them.
 pub struct ObjectStream {
+    #[expect(dead_code, reason = "memory is set aside while it lives")]
+    held: Held,
     pieces: Pin<Box<dyn Stream<Item = Result<Bytes, BrokenOff>>>>,
     left: u64,
 }
@@ -102,7 +105,7 @@ impl Reply {
 
 impl ObjectStream {
     /// `first` has been read already; `left` counts it and all that follow.
-    pub fn new(first: Bytes, reader: ObjectReader, left: u64) -> ObjectStream {
+    pub fn new(first: Bytes, reader: ObjectReader, left: u64, held: Held) -> ObjectStream {
         let rest = stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
@@ -115,7 +118,7 @@ impl ObjectStream {
             }
         });
         let pieces = Box::pin(futures_util::StreamExt::chain(stream::iter([Ok(first)]), rest));
-        ObjectStream { pieces, left }
+        ObjectStream { held, pieces, left }
     }
 }
 

@@ -161,11 +161,12 @@ async fn body(call: &Call, info: &ObjectInfo, range: std::ops::Range<u64>) -> S3
     if len == 0 {
         return Ok(ReplyBody::Empty);
     }
+    let held = call.gateway.hold_out(len)?;
     let short = || S3Error::new(Code::InternalError, "The object is shorter than its size");
     let mut reader = call.gateway.objects.open(info, range);
     let first = reader.next().await?.ok_or_else(short)?;
     if len > WHOLE_MAX && (first.len() as u64) < len {
-        return Ok(ReplyBody::Stream(ObjectStream::new(first, reader, len)));
+        return Ok(ReplyBody::Stream(ObjectStream::new(first, reader, len, held)));
     }
     let whole = if first.len() as u64 == len {
         first

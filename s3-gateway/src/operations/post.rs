@@ -55,7 +55,7 @@ pub(super) async fn object(
 ) -> S3Result<Reply> {
     let vouched = crate::auth::Payload::Unsigned;
     let len = decoded_len(&parts.headers, &vouched)?.ok_or(Code::MissingContentLength)?;
-    let held = gateway.hold(len)?;
+    let held = gateway.hold_in(len)?;
     let body = progress.incoming.take().ok_or(Code::InternalError)?;
     let idle = gateway.config.body_timeout();
     if len > BODY_MAX + FORM_LEN_MAX {
