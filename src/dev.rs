@@ -34,6 +34,7 @@ use crate::cli::output;
 use crate::node::chunks::Announced;
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
+use crate::node::metas::Group;
 use crate::node::{NodeError, certificates as tls, chunks, memory, metas};
 use crate::server::{CELL, CHUNK_CAPACITY, PARTITIONS, SLOT, default_redundancy};
 
@@ -211,6 +212,7 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
             founders.insert(own.raft_id, listen.clone());
         }
         identity::write_identity(&mut home, own).await?;
+        identity::begin_founding(&home).await?;
         homes.push(home);
         processes.push(ProcessConfig {
             name,
@@ -407,8 +409,8 @@ async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
     match config.role {
         Role::Meta => {
             let listener = listen(&platform, &config.listen).await?;
-            let server =
-                metas::start(&platform, &peers, &home, &config.name, &config.listen, founders, BTreeMap::new()).await?;
+            let group = Group { founders, ..Group::default() };
+            let server = metas::start(&platform, &peers, &home, &config.name, &config.listen, group).await?;
             crate::server::register_meta(&peers, &config.listen, &server);
             let served = server.clone();
             let handler: Handler = Rc::new(move |call| {

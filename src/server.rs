@@ -31,6 +31,7 @@ use crate::cli::output;
 use crate::node::chunks::Announced;
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Home, Members, OpenError};
+use crate::node::metas::Group;
 use crate::node::{NodeError, chunks, memory, metas};
 
 /// Partitions of a cluster made by this version.
@@ -118,7 +119,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let replicas = start_replicas(&platform, &peers, &homes, &names, &founded);
     let (servers, opened) = futures_util::future::join(replicas, futures_util::future::join_all(opening)).await;
     let servers = servers?;
-    let addresses: Vec<String> = servers.iter().map(|server| local(server.replica().raft_id())).collect();
+    let addresses: Vec<String> = servers.iter().map(|server| server.replica().address().to_owned()).collect();
     let meta = MetaClient::new(peers.clone(), "server", addresses);
     for (opened, name) in opened.into_iter().zip(&names) {
         match opened {
@@ -151,7 +152,6 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     announced.register(&meta).await.map_err(|error| NodeError::new(error.to_string()))?;
     meta.heartbeat(announced.reports()).await.map_err(|error| NodeError::new(error.to_string()))?;
     platform.tasks().spawn(announced.clone().heartbeat(meta.clone()));
-    join_replicas(&platform, &meta, &homes, &founded);
 
     let layer = ChunkLayer::new(&meta, usize::try_from(memory::shares().cache).unwrap_or(usize::MAX));
     let objects = doors::objects(&meta, &layer, &row, stored, servers.len());
@@ -298,6 +298,7 @@ async fn found(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, 
             founders.insert(own.raft_id, local(own.raft_id));
         }
         identity::write_identity(home, own).await?;
+        identity::begin_founding(home).await?;
     }
     let members = Members::of(&founders);
     for home in homes.iter_mut() {
@@ -330,19 +331,26 @@ async fn start_replicas(
     // All replicas live in this process, founders and those that replaced some.
     let present = homes.iter().filter_map(|home| home.identity.as_ref().map(|own| own.raft_id)).filter(|id| *id != 0);
     let contacts: BTreeMap<u64, String> = present.map(|id| (id, local(id))).collect();
+    // Founders whose directories are not here any more: those that join take their places.
+    let mut gone: Vec<u64> = founders.keys().copied().filter(|id| !contacts.contains_key(id)).collect();
     let starting = homes.iter().zip(names).filter_map(|(home, name)| {
         let raft_id = home.identity.as_ref().map(|own| own.raft_id).filter(|id| *id != 0)?;
-        let own = if founders.contains_key(&raft_id) { founders.clone() } else { BTreeMap::new() };
-        let contacts = contacts.clone();
+        let founder = founders.contains_key(&raft_id);
+        let group = Group {
+            founders: if founder { founders.clone() } else { BTreeMap::new() },
+            contacts: contacts.clone(),
+            replaces: if founder { 0 } else { gone.pop().unwrap_or(0) },
+        };
         Some(async move {
             let (name, address) = (format!("meta-{name}"), local(raft_id));
-            metas::start(platform, peers, home, &name, &address, own, contacts).await
+            metas::start(platform, peers, home, &name, &address, group).await
         })
     });
+    let starting: Vec<_> = starting.collect();
     for started in futures_util::future::join_all(starting).await {
         match started {
             Ok(server) => {
-                register_meta(peers, &local(server.replica().raft_id()), &server);
+                register_meta(peers, server.replica().address(), &server);
                 servers.push(server);
             }
             Err(error) => {
@@ -375,27 +383,6 @@ pub fn register_meta(peers: &Peers, address: &str, server: &MetaServer) {
         })
     });
     peers.register_local(address, handler);
-}
-
-/// Replicas that are not founders ask to be let in, in place of founders that are gone, until
-/// they are.
-fn join_replicas(platform: &Platform, meta: &MetaClient, homes: &[Home], founders: &BTreeMap<u64, String>) {
-    let present: BTreeSet<u64> =
-        homes.iter().filter_map(|home| home.identity.as_ref().map(|own| own.raft_id)).collect();
-    let mut gone: Vec<u64> = founders.keys().copied().filter(|id| !present.contains(id)).collect();
-    for raft_id in present.into_iter().filter(|id| *id != 0 && !founders.contains_key(id)) {
-        let (meta, replaces) = (meta.clone(), gone.pop().unwrap_or(0));
-        let clock = platform.clock().clone();
-        platform.tasks().spawn(async move {
-            // Asking again once it is in changes nothing.
-            for _ in 0..30 {
-                if let Err(error) = meta.join_replica(raft_id, &local(raft_id), replaces).await {
-                    tracing::debug!(%error, "replica is not let in yet");
-                }
-                clock.sleep(Duration::from_secs(2)).await;
-            }
-        });
-    }
 }
 
 async fn write_credentials(home: &Home, objects: &Objects) -> Result<client::object::api::AccessKey, NodeError> {

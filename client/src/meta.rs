@@ -364,15 +364,6 @@ impl MetaClient {
         let command = Command { body: Some(body), ..Command::default() };
         outcome_of(self.ask(self.0.peers.new_request(), &Request::Propose(command)).await?)
     }
-
-    /// Asks the leader to let a new replica in.
-    ///
-    /// # Errors
-    /// No leader in time.
-    pub async fn join_replica(&self, raft_id: u64, address: &str, replaces: u64) -> Result<(), MetaError> {
-        let join = proto::meta::JoinReplica { raft_id, address: address.to_owned(), replaces };
-        self.ask(self.0.peers.new_request(), &Request::JoinReplica(join)).await.map(|_| ())
-    }
 }
 
 fn confused() -> MetaError {

@@ -123,6 +123,14 @@ impl Platform {
         }
     }
 
+    /// Says that something rare and interesting has just happened. A simulation counts it and may stop
+    /// the process here; a real machine does nothing.
+    pub fn reached(&self, what: &'static str) {
+        if let Machine::Simulated(process) = &self.inner.machine {
+            process.world.note_reached(process.host, what);
+        }
+    }
+
     /// The ring of this thread; `None` if the kernel refuses io_uring or the machine is simulated.
     fn ring(&self) -> Option<Rc<Ring>> {
         match &self.inner.machine {

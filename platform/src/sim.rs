@@ -18,11 +18,13 @@ mod device;
 pub(crate) mod disk;
 pub(crate) mod executor;
 pub(crate) mod network;
+mod reached;
 pub(crate) mod stream;
 mod timers;
 mod trace;
 pub(crate) mod world;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
@@ -30,7 +32,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::fault::DiskFault;
-use crate::sim::device::DiskImage;
+pub use crate::sim::device::DiskImage;
 use crate::sim::executor::{Join, Step, joined};
 use crate::sim::network::nanoseconds;
 use crate::sim::world::{DRIVER, Process, World};
@@ -345,6 +347,29 @@ impl Simulation {
         let host = self.world.host(node);
         self.event("has a disk restored", host, 0);
         self.world.disk(host, path.as_ref()).restore(image);
+    }
+
+    /// Names and lengths in bytes of the files on the disk `path` of `node`.
+    pub fn disk_files(&self, node: &str, path: impl AsRef<Path>) -> Vec<(String, u64)> {
+        self.world.disk(self.world.host(node), path.as_ref()).lengths()
+    }
+
+    /// Puts the files of an older image back that `chosen` takes; files it takes that the image does not
+    /// have go. The node must be down.
+    pub fn restore_files(&self, node: &str, path: impl AsRef<Path>, image: &DiskImage, chosen: impl Fn(&str) -> bool) {
+        let host = self.world.host(node);
+        self.event("has files restored", host, 0);
+        self.world.disk(host, path.as_ref()).restore_files(image, chosen);
+    }
+
+    /// How often each place that calls [`Platform::reached`] was reached.
+    pub fn reached(&self) -> BTreeMap<&'static str, u64> {
+        self.world.reached.counts()
+    }
+
+    /// Waits until the process of `node` reaches `what`, and stops it there (see [`Simulation::pause`]).
+    pub async fn trap(&self, node: &str, what: &'static str) {
+        self.world.reached.set_trap(self.world.host(node), what).await;
     }
 
     /// A hash over everything that happened: equal for equal runs.

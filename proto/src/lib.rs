@@ -3,6 +3,7 @@
 //! Leaves to others: when to write, where to send. Nothing here does IO; decoders answer an error
 //! for foreign bytes and never panic.
 
+pub mod ballot;
 pub mod checkpoint;
 pub mod chunk;
 pub mod error;

@@ -72,6 +72,25 @@ pub fn record_len(len: usize) -> usize {
     HEADER_LEN + len.next_multiple_of(8)
 }
 
+/// Whether `bytes` begin like a record of that segment, though perhaps damaged: two of magic, store
+/// and segment are right.
+pub fn resembles(bytes: &[u8], store: StoreId, segment: u64) -> bool {
+    if bytes.len() < HEADER_LEN {
+        return false;
+    }
+    let right = [u32_at(bytes, 0) == MAGIC, u64_at(bytes, 8) == store.0, u64_at(bytes, 16) == segment];
+    right.into_iter().filter(|right| *right).count() >= 2
+}
+
+/// Bytes that the record at the start of `bytes` takes, by its header alone; `None` if that is none.
+pub fn span(bytes: &[u8]) -> Option<usize> {
+    if bytes.len() < HEADER_LEN || u32_at(bytes, 0) != MAGIC || bytes[4] != 1 {
+        return None;
+    }
+    let len = u32_at(bytes, 64) as usize;
+    (len <= DATA_MAX).then(|| record_len(len))
+}
+
 impl LogRecord {
     /// Appends the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {

@@ -919,3 +919,47 @@ pub struct Difference {
     #[prost(uint64, tag = "4")]
     pub want: u64,
 }
+
+/// A replica that may have forgotten something asks another one how far its log goes, and says how
+/// far its own does: who leads must not count more of it as stored.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct LogEndRequest {
+    /// Who asks.
+    #[prost(uint64, tag = "1")]
+    pub raft_id: u64,
+    /// Index of the last entry that it holds durably.
+    #[prost(uint64, tag = "2")]
+    pub last_index: u64,
+}
+
+/// How far a replica's log goes, what is not durable yet included.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LogEnd {
+    /// Who answers.
+    #[prost(uint64, tag = "1")]
+    pub raft_id: u64,
+    /// Random number of its process start.
+    #[prost(uint64, tag = "2")]
+    pub start: u64,
+    /// Its current term.
+    #[prost(uint64, tag = "3")]
+    pub term: u64,
+    /// Term of its last entry.
+    #[prost(uint64, tag = "4")]
+    pub last_term: u64,
+    /// Index of its last entry.
+    #[prost(uint64, tag = "5")]
+    pub last_index: u64,
+    /// Highest index that it has applied.
+    #[prost(uint64, tag = "6")]
+    pub applied: u64,
+    /// Who votes, as of there.
+    #[prost(uint64, repeated, tag = "7")]
+    pub voters: Vec<u64>,
+    /// Addresses of all members as of there, in the order of `member_ids`.
+    #[prost(string, repeated, tag = "8")]
+    pub members: Vec<String>,
+    /// Raft ids of all members.
+    #[prost(uint64, repeated, tag = "9")]
+    pub member_ids: Vec<u64>,
+}

@@ -86,7 +86,7 @@ impl Request {
             // A door keeps its session alive by it.
             Request::Heartbeat(_) => readers_and_writers,
             Request::LeaseJob(_) => Roles::CHUNK,
-            Request::Raft(_) | Request::SnapshotPage(_) | Request::JoinReplica(_) => Roles::META,
+            Request::Raft(_) | Request::SnapshotPage(_) | Request::JoinReplica(_) | Request::LogEnd(_) => Roles::META,
             Request::MetaState(_) => Roles::ALL,
         }
     }
@@ -111,7 +111,8 @@ impl Request {
             | Request::Raft(_)
             | Request::MetaState(_)
             | Request::JoinReplica(_)
-            | Request::SnapshotPage(_) => Roles::META,
+            | Request::SnapshotPage(_)
+            | Request::LogEnd(_) => Roles::META,
         }
     }
 }

@@ -49,7 +49,7 @@ pub enum Request {
     /// To any replica: who leads?
     #[prost(message, tag = "31")]
     MetaState(meta::MetaStateRequest),
-    /// To the leader: let a new replica in.
+    /// To the leader: let a new replica in. It answers with its log end, for the members in it.
     #[prost(message, tag = "32")]
     JoinReplica(meta::JoinReplica),
     /// To the leader: compare what a disk holds with what it should.
@@ -58,6 +58,9 @@ pub enum Request {
     /// Between replicas: a page of a snapshot that was offered.
     #[prost(message, tag = "33")]
     SnapshotPage(meta::SnapshotPage),
+    /// Between replicas: how far does your log go?
+    #[prost(message, tag = "34")]
+    LogEnd(meta::LogEndRequest),
 }
 
 impl Request {
@@ -82,6 +85,7 @@ impl Request {
             Request::MetaState(_) => "meta-state",
             Request::JoinReplica(_) => "join-replica",
             Request::SnapshotPage(_) => "snapshot-page",
+            Request::LogEnd(_) => "log-end",
         }
     }
 }
@@ -116,6 +120,8 @@ pub enum Answer {
     MetaState(meta::MetaState),
     #[prost(message, tag = "26")]
     DiskChecked(meta::DiskChecked),
+    #[prost(message, tag = "27")]
+    LogEnd(meta::LogEnd),
 }
 
 /// Nothing more to say.
@@ -195,7 +201,7 @@ impl Failure {
 #[derive(Clone, PartialEq, Message)]
 pub struct RequestMessage {
     /// What is asked; absent = unknown to this build.
-    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,30,31,32,33")]
+    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,30,31,32,33,34")]
     pub body: Option<Request>,
 }
 
@@ -203,6 +209,6 @@ pub struct RequestMessage {
 #[derive(Clone, PartialEq, Message)]
 pub struct AnswerMessage {
     /// What is answered.
-    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,20,21,22,23,24,25,26")]
+    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,20,21,22,23,24,25,26,27")]
     pub body: Option<Answer>,
 }

@@ -3,7 +3,7 @@
 //! Invariant: a handle on a process is dropped when the process dies.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use chunkserver::store::Store;
@@ -113,6 +113,10 @@ pub struct Cluster {
     /// Values that somebody saw last, by key: what conditions are made of.
     pub seen: RefCell<BTreeMap<u32, u64>>,
     states: Vec<MemoryStore>,
+    /// Metaservers that were started once: an empty directory of theirs was emptied.
+    started: RefCell<BTreeSet<usize>>,
+    /// Metaservers that may stop because their disk failed, until they are started anew.
+    excused: RefCell<BTreeSet<usize>>,
     alive: RefCell<Alive>,
     violations: RefCell<Vec<String>>,
 }
@@ -132,6 +136,8 @@ impl Cluster {
             once_keys: Cell::new(0),
             seen: RefCell::default(),
             states: (0..METAS).map(|_| MemoryStore::default()).collect(),
+            started: RefCell::default(),
+            excused: RefCell::default(),
             alive: RefCell::new(Alive {
                 metas: vec![None; METAS],
                 stores: vec![None; CHUNKS],
@@ -191,6 +197,7 @@ impl Cluster {
         match node {
             Node::Meta(index) => {
                 // RocksDB's memtables die with the process; what was flushed stays.
+                self.excused.borrow_mut().remove(&index);
                 self.states[index].crash(|batches| self.draw.below(batches as u64 + 1) as usize);
                 alive.metas[index] = None;
             }
@@ -207,6 +214,26 @@ impl Cluster {
     /// What survives a replica's crashes.
     pub fn state(&self, index: usize) -> MemoryStore {
         self.states[index].clone()
+    }
+
+    /// Whether the replica was ever started.
+    pub fn has_started(&self, index: usize) -> bool {
+        self.started.borrow().contains(&index)
+    }
+
+    /// The replica was started.
+    pub fn has_started_now(&self, index: usize) {
+        self.started.borrow_mut().insert(index);
+    }
+
+    /// The replica may stop: its disk fails.
+    pub fn excuse(&self, index: usize) {
+        self.excused.borrow_mut().insert(index);
+    }
+
+    /// Whether it may.
+    pub fn is_excused(&self, index: usize) -> bool {
+        self.excused.borrow().contains(&index)
     }
 
     /// The replica of the node now serves.

@@ -5,15 +5,19 @@
 //! while a node is away goes on with fewer shards. So a disk is lost only at a calm moment, when the
 //! metadata says that every chunk can spare it.
 
+mod metadata;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use client::meta::MetaClient;
+use metaserver::server::MetaServer;
 use platform::sim::Simulation;
 use proto::rows::chunk_state;
 
+use self::metadata::Copied;
 use crate::cluster::{Cluster, Node};
 use crate::inspect;
 use crate::nodes::chunk;
@@ -33,6 +37,10 @@ pub struct Faults {
     spoilt: RefCell<BTreeSet<usize>>,
     /// Disks lost so far, for good.
     lost: Cell<usize>,
+    /// The metaserver whose directory was damaged, until it is whole again: there is only one at a time.
+    damaged: Cell<Option<usize>>,
+    /// Older contents of the metaservers' directories.
+    copies: RefCell<Vec<Option<Copied>>>,
 }
 
 /// What a disk can have for a while.
@@ -54,6 +62,8 @@ impl Faults {
             calm: Cell::new(false),
             spoilt: RefCell::default(),
             lost: Cell::new(0),
+            damaged: Cell::new(None),
+            copies: RefCell::new((0..METAS).map(|_| None).collect()),
         });
         faults.every(rates.crash_chunk, |this| this.crash(Node::Chunk(this.below(CHUNKS))));
         faults.every(rates.crash_meta, |this| this.crash(Node::Meta(this.below(METAS))));
@@ -68,6 +78,7 @@ impl Faults {
         faults.every(rates.write_fails, |this| this.passing(Passing::WriteFails));
         faults.every(rates.clock_jump, Faults::clock_jump);
         faults.every(rates.seal, Faults::seal);
+        faults.start_metadata();
         if let Some(mean) = rates.lose_disk {
             let this = faults.clone();
             faults.spawn(async move {
@@ -258,6 +269,10 @@ impl Faults {
         }
         for index in 0..METAS {
             self.cure(Node::Meta(index), None, crate::nodes::meta::DIR);
+            let stopped = |meta: &MetaServer| meta.replica().stopped().is_some();
+            if self.cluster.metas()[index].as_ref().is_some_and(stopped) {
+                self.cluster.boot(Node::Meta(index));
+            }
         }
     }
 

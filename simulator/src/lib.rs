@@ -22,6 +22,8 @@ pub mod journal;
 #[cfg(test)]
 mod leader;
 pub mod linear;
+#[cfg(test)]
+mod models;
 pub mod nodes;
 pub mod seed;
 pub mod settle;

@@ -1,5 +1,6 @@
 //! One seed from its draw to its verdict.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -98,6 +99,7 @@ async fn story(cluster: Rc<Cluster>) {
     for client in 0..cluster.shape.work.clients {
         cluster.boot(Node::Client(client));
     }
+    cluster.simulation.platform().tasks().spawn(one_leader_a_term(cluster.clone())).detach();
     cluster.simulation.set_faults(true);
     let faults = Faults::start(cluster.clone(), layers.meta.clone());
     clock.sleep(cluster.shape.safety).await;
@@ -108,8 +110,24 @@ async fn story(cluster: Rc<Cluster>) {
     clock.sleep_until(end).await;
 }
 
+/// Election safety: no term has two leaders.
+async fn one_leader_a_term(cluster: Rc<Cluster>) {
+    let clock = cluster.simulation.platform().clock().clone();
+    let mut known: BTreeMap<u64, u64> = BTreeMap::new();
+    loop {
+        clock.sleep(Duration::from_millis(50)).await;
+        for meta in cluster.metas().iter().flatten().filter(|meta| meta.replica().is_leader()) {
+            let (term, leader) = (meta.replica().term(), meta.replica().raft_id());
+            if *known.entry(term).or_insert(leader) != leader {
+                cluster.violated(format!("term {term} has the leaders {:x} and {leader:x}", known[&term]));
+                return;
+            }
+        }
+    }
+}
+
 /// Founds the cluster: its row, all disks, the bucket.
-async fn found(cluster: &Rc<Cluster>) -> Option<Layers> {
+pub(crate) async fn found(cluster: &Rc<Cluster>) -> Option<Layers> {
     let platform = cluster.simulation.platform();
     let layers = layers(cluster, &platform, "driver", &cluster.row(), 0);
     let outcome = layers.meta.bare_command(Body::InitCluster(cluster.row())).await;

@@ -1,6 +1,6 @@
 //! The liveness phase: faults have stopped, so within bounded time everything must be well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::history::Ask;
 use crate::inspect;
 use crate::nodes::client::Layers;
+use crate::shape::METAS;
 use crate::workload::{Actor, bucket_name};
 
 /// Every operation that was under way when the faults stopped must have ended by then.
@@ -56,6 +57,7 @@ pub async fn run(cluster: Rc<Cluster>, layers: &Layers) {
     }
     check_shards(&cluster, layers).await;
     read_all(&actor).await;
+    all_vote(&cluster, &clock).await;
     agree(&cluster, &clock).await;
 }
 
@@ -192,8 +194,28 @@ async fn columns(
     Ok(columns)
 }
 
+/// Every replica must vote, whatever happened to its directory, and doubt nothing any more.
+pub(crate) async fn all_vote(cluster: &Cluster, clock: &Clock) {
+    let look = || -> Result<(), String> {
+        let leader = cluster.leader().ok_or("no leader")?;
+        let voters: BTreeSet<u64> = leader.replica().voters().into_iter().collect();
+        let metas: Vec<_> = cluster.metas().into_iter().flatten().collect();
+        let present: BTreeSet<u64> = metas.iter().map(|meta| meta.replica().raft_id()).collect();
+        if voters != present || present.len() != METAS {
+            return Err(format!("{voters:x?} vote, {present:x?} are there"));
+        }
+        if metas.iter().any(|meta| meta.replica().is_in_doubt()) {
+            return Err("a replica is in doubt for ever".into());
+        }
+        Ok(())
+    };
+    if !until(clock, WHOLE, || look().is_ok()).await {
+        cluster.violated(format!("metaservers are not whole: {}", look().err().unwrap_or_default()));
+    }
+}
+
 /// Replicas that applied the same must hold the same.
-async fn agree(cluster: &Cluster, clock: &Clock) {
+pub(crate) async fn agree(cluster: &Cluster, clock: &Clock) {
     let applied = || -> Option<Vec<u64>> {
         cluster.metas().iter().map(|meta| meta.as_ref().map(|meta| meta.replica().applied())).collect()
     };

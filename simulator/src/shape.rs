@@ -46,6 +46,12 @@ pub struct Rates {
     pub clock_jump: Option<Duration>,
     /// Somebody has a chunk sealed that its writer still writes to, as a take-over does.
     pub seal: Option<Duration>,
+    /// Flushes of a metaserver's disk fail until it is restarted.
+    pub meta_flush_fails: Option<Duration>,
+    /// Something in a metaserver's directory is damaged, put back from an older copy, or gone.
+    pub meta_damage: Option<Duration>,
+    /// A metaserver loses its power in a delicate moment.
+    pub meta_trap: Option<Duration>,
 }
 
 /// How long the things of a workload take and how they are mixed.
@@ -98,6 +104,8 @@ pub struct Shape {
     pub segment_size: u64,
     /// Applied entries between flushes of the state.
     pub flush_entries: u64,
+    /// Entries kept behind that for slow followers.
+    pub keep_entries: u64,
     /// Times the leader goes by.
     pub times: ServerTimes,
     /// Length of the safety phase.
@@ -176,6 +184,7 @@ fn rates(draw: &Draw) -> Rates {
         lose_disk: rate(draw, likely, 10, 30),
         clock_jump: rate(draw, likely * 0.5, 10, 30),
         seal: rate(draw, likely, 1, 10),
+        ..Rates::default()
     };
     Rates { crash_chunk: rates.crash_chunk.or(Some(Duration::from_secs(15))), ..rates }
 }
@@ -202,6 +211,8 @@ impl Shape {
             Redundancy::Erasure { data: 2, parity: 1 },
         ];
         let policy = *draw.pick(&policies);
+        // A stream of its own, so that what was drawn before it came stays as it was.
+        let meta = Draw::new(seed ^ 0x6d65_7461);
         let mut shape = Shape {
             seed,
             policy,
@@ -215,12 +226,17 @@ impl Shape {
             checkpoint_records: *draw.pick(&[20, 200, 20_000]),
             segment_size: *draw.pick(&[16 << 10, 64 << 10, 1 << 20]),
             flush_entries: *draw.pick(&[20, 100, 1000]),
+            keep_entries: *meta.pick(&[2, 20, 1000]),
             times: times(&draw),
             safety: draw.millis(32_000, 44_000),
             work: work(&draw),
             rates: rates(&draw),
             machine: machine(&draw, planted, trace_events),
         };
+        let likely = *meta.pick(&[0.0, 0.4, 0.8]);
+        shape.rates.meta_flush_fails = rate(&meta, likely, 6, 30);
+        shape.rates.meta_damage = rate(&meta, likely, 3, 15);
+        shape.rates.meta_trap = rate(&meta, likely, 3, 15);
         if profile == Some(PlantedBug::AckBeforeFlush) {
             shape.rates.power_cut = Some(Duration::from_secs(8));
             shape.rates.crash_chunk = Some(Duration::from_secs(4));

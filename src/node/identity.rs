@@ -16,6 +16,9 @@ use super::NodeError;
 
 const IDENTITY: &str = "identity";
 const MEMBERS: &str = "members";
+/// Present from the founding of a replica until its first start: tells an empty directory that is
+/// new from one that was emptied.
+const FOUNDING: &str = "founding";
 
 /// The file `members`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +160,37 @@ pub async fn write_identity(home: &mut Home, identity: Identity) -> Result<(), N
     home.disk.write_file(IDENTITY, &identity.encode()).await.map_err(|error| failed(&home.disk, &error))?;
     home.identity = Some(identity);
     Ok(())
+}
+
+/// Says that the replica in this directory is yet to be started for the first time, durably.
+///
+/// # Errors
+/// The disk.
+pub async fn begin_founding(home: &Home) -> Result<(), NodeError> {
+    home.disk
+        .write_file(FOUNDING, b"the replica here has not been started yet\n")
+        .await
+        .map_err(|error| failed(&home.disk, &error))
+}
+
+/// Whether the replica in this directory is yet to be started for the first time.
+///
+/// # Errors
+/// The disk.
+pub async fn is_founding(home: &Home) -> Result<bool, NodeError> {
+    let found = home.disk.read_file(FOUNDING).await.map_err(|error| failed(&home.disk, &error))?;
+    Ok(found.is_some())
+}
+
+/// The replica was started.
+///
+/// # Errors
+/// The disk.
+pub async fn founding_is_over(home: &Home) -> Result<(), NodeError> {
+    match home.disk.remove(FOUNDING).await {
+        Ok(()) | Err(DiskError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(failed(&home.disk, &error)),
+    }
 }
 
 /// Writes a directory's `members`, durably: from then on it belongs to the cluster.

@@ -12,48 +12,61 @@ use platform::Platform;
 use rpc::peers::Peers;
 
 use super::NodeError;
-use super::identity::Home;
+use super::identity::{self, Home};
 
-/// Starts the replica in a directory. `founders` is empty for a replica that joins.
+/// What a replica is told beside its directory.
+#[derive(Default)]
+pub struct Group {
+    /// The founding replicas (Raft id to address); empty for a replica that joins.
+    pub founders: BTreeMap<u64, String>,
+    /// Replicas that it can reach at the start.
+    pub contacts: BTreeMap<u64, String>,
+    /// The founder in whose place it joins, 0 = none.
+    pub replaces: u64,
+}
+
+/// Starts the replica in a directory.
 ///
 /// # Errors
-/// Damage that only its peers can repair, or the disk.
+/// Damage that only its peers can repair, if there are none; the disk.
 pub async fn start(
     platform: &Platform,
     peers: &Peers,
     home: &Home,
     name: &str,
     address: &str,
-    founders: BTreeMap<u64, String>,
-    contacts: BTreeMap<u64, String>,
+    group: Group,
 ) -> Result<MetaServer, NodeError> {
     let Some(identity) = &home.identity else { return Err(NodeError::new("directory without identity")) };
     let path = home.disk.path().to_owned();
+    let failed = |error: &dyn std::fmt::Display| NodeError::new(format!("metaserver in {}: {error}", path.display()));
     // It blocks while it reads; replicas and stores start side by side.
     let state_dir = path.clone();
-    let opened = platform.lane().run(move || RocksStore::open(&state_dir)).await;
-    let opened = opened.map_err(|error| NodeError::new(format!("{}: {error}", path.display())))?;
+    let (opened, state_damaged) = match platform.lane().run(move || RocksStore::open(&state_dir)).await {
+        Ok(opened) => (opened, None),
+        // Peers can fill an empty one; without peers the start fails with the reason.
+        Err(fault) => (RocksStore::open_beside(&path).map_err(|error| failed(&error))?, Some(fault.to_string())),
+    };
     let config = ReplicaConfig {
         raft_id: identity.raft_id,
         address: address.to_owned(),
-        founders,
-        contacts,
+        founders: group.founders,
+        contacts: group.contacts,
+        replaces: group.replaces,
+        founding: identity::is_founding(home).await?,
+        state_damaged,
         store: identity.store,
         tick: Duration::from_millis(50),
         election_ticks: 9,
         segment_size: 16 << 20,
         flush_entries: 20_000,
+        keep_entries: 1000,
     };
     let state = StateStore::Rocks(Rc::new(opened));
-    MetaServer::start(
-        platform.clone(),
-        home.disk.clone(),
-        state,
-        peers.clone(),
-        name.to_owned(),
-        config,
-        ServerTimes::default(),
-    )
-    .await
-    .map_err(|error| NodeError::new(format!("metaserver in {}: {error}", path.display())))
+    let (disk, times) = (home.disk.clone(), ServerTimes::default());
+    let server = MetaServer::start(platform.clone(), disk, state, peers.clone(), name.to_owned(), config, times)
+        .await
+        .map_err(|error| failed(&error))?;
+    identity::founding_is_over(home).await?;
+    Ok(server)
 }

@@ -3,10 +3,11 @@
 //! Each write begins on a fresh 4 KiB block, so no flushed block is ever rewritten. Every segment
 //! begins with a hard state. On opening, a bad record whose sequence lies at or below a later
 //! record's durable mark is rot: the replica must not vote until its peers have refilled it. Any
-//! other bad record ends the log (it was never flushed, so never acknowledged).
+//! other bad record ends the log; whether it may have been acknowledged is what [`Tail`] says.
+
+mod scan;
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use platform::disk::{Disk, DiskError, File, Open};
 use proto::log_record::{LogKind, LogRecord};
 use thiserror::Error;
 use types::ids::StoreId;
+
+use self::scan::Scan;
 
 /// Why the log cannot be opened or written.
 #[derive(Debug, Error)]
@@ -30,6 +33,14 @@ pub enum LogError {
         sequence: u64,
         /// A later record whose durable mark covers it.
         later: u64,
+    },
+    /// Records of another replica, or of another life of this one.
+    #[error("raft log of {store} holds records of {found}")]
+    Foreign {
+        /// Whose log it should be.
+        store: StoreId,
+        /// Whose record lies there.
+        found: StoreId,
     },
     /// The disk failed.
     #[error("raft log: {0}")]
@@ -60,12 +71,27 @@ pub struct Vote {
     pub commit: u64,
 }
 
+/// How a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tail {
+    /// With a record.
+    Whole,
+    /// With a write that never arrived as a whole; a disk that keeps its word never acknowledged it.
+    Torn,
+    /// With a record that arrived and is damaged: it may have been acknowledged.
+    Bad,
+}
+
 /// What opening found.
 pub struct Recovered {
     /// Entries in order, without gaps.
     pub entries: Vec<LogEntry>,
     /// The last hard state.
     pub vote: Vote,
+    /// How the log ended; what was bad is cut off.
+    pub tail: Tail,
+    /// Sequence of the last record.
+    pub sequence: u64,
 }
 
 struct Segment {
@@ -103,15 +129,36 @@ fn number_of(name: &str) -> Option<u64> {
 }
 
 impl LogWriter {
-    /// Opens the log in `disk`, making it if it is new.
+    /// Whether anything was ever written to a log in `disk`.
     ///
     /// # Errors
-    /// `Rot` when flushed records are damaged; the disk.
-    pub async fn open(disk: Disk, store: StoreId, segment_size: u64) -> Result<(LogWriter, Recovered), LogError> {
+    /// The disk.
+    pub async fn exists(disk: &Disk) -> Result<bool, LogError> {
+        for name in disk.list().await? {
+            if number_of(&name).is_some() && disk.open(&name, Open::Existing).await?.len().await? > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Opens the log in `disk`, making it if it is new. Segments below `first_segment` belong to an
+    /// earlier life of the replica and are passed over.
+    ///
+    /// # Errors
+    /// `Rot` when flushed records are damaged, `Foreign` when they are of somebody else; the disk.
+    pub async fn open(
+        disk: Disk,
+        store: StoreId,
+        first_segment: u64,
+        segment_size: u64,
+    ) -> Result<(LogWriter, Recovered), LogError> {
         let names = disk.list().await?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
         let ahead_ready = Rc::new(Cell::new(names.iter().any(|name| name == AHEAD)));
         numbers.sort_unstable();
+        let next = numbers.last().map_or(1, |last| last + 1).max(first_segment);
+        numbers.retain(|number| *number >= first_segment);
         let mut scan = Scan::new(store);
         for number in &numbers {
             scan.segment(&disk, *number).await?;
@@ -121,15 +168,14 @@ impl LogWriter {
         // What a killed process wrote may be with the machine but not on the device yet. From here
         // on it counts as durable (and may be acknowledged), so it must be.
         // The zeros it was written ahead with go: nothing is appended to it any more, and the next
-        // starts need not read them.
+        // starts need not read them. They stay where they may be the rest of a torn record.
         if let Some(last) = numbers.last() {
             let file = disk.open(&name(*last), Open::Existing).await?;
-            if content_end < file.len().await? {
+            if found.recovered.tail == Tail::Whole && content_end < file.len().await? {
                 file.set_len(content_end).await?;
             }
             file.flush().await?;
         }
-        let next = numbers.last().map_or(1, |last| last + 1);
         let file = open_next(&disk, next, &ahead_ready).await?;
         let segments = found
             .segments
@@ -152,6 +198,38 @@ impl LogWriter {
             ahead_ready,
         };
         Ok((writer, found.recovered))
+    }
+
+    /// The number behind those of all segments in `disk`.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn next_segment(disk: &Disk) -> Result<u64, LogError> {
+        let names = disk.list().await?;
+        Ok(names.iter().filter_map(|name| number_of(name)).max().unwrap_or(0) + 1)
+    }
+
+    /// What the first hard state written from now on says if nothing newer is appended before.
+    pub fn begin_with(&mut self, vote: Vote) {
+        self.vote = vote;
+    }
+
+    /// Sequence of the last record that is durable.
+    pub fn durable_sequence(&self) -> u64 {
+        self.durable_sequence
+    }
+
+    /// Removes the segments of earlier lives, below `first_segment`.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub async fn remove_earlier_lives(&self, first_segment: u64) -> Result<(), LogError> {
+        for name in self.disk.list().await? {
+            if number_of(&name).is_some_and(|number| number < first_segment) {
+                self.disk.remove(&name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Appends a hard state (if it changed), a cut (if entries from `cut` on are void), and
@@ -220,7 +298,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn trim(&mut self, index: u64) -> Result<(), LogError> {
+    pub async fn trim(&mut self, index: u64, platform: &Platform) -> Result<(), LogError> {
         if self.position == 0 {
             // The present segment has no hard state yet: the last one lies in an older segment.
             return Ok(());
@@ -228,6 +306,7 @@ impl LogWriter {
         while self.segments.first().is_some_and(|segment| segment.last_index <= index) {
             let segment = self.segments.remove(0);
             self.disk.remove(&name(segment.number)).await?;
+            platform.reached("log segment removed");
         }
         Ok(())
     }
@@ -283,260 +362,5 @@ async fn write_ahead(platform: &Platform, disk: &Disk, len: u64) -> Result<(), D
     disk.rename(AHEAD_UNFINISHED, AHEAD).await
 }
 
-struct Found {
-    recovered: Recovered,
-    segments: Vec<(u64, u64)>,
-    last_sequence: u64,
-}
-
-struct Scan {
-    store: StoreId,
-    entries: BTreeMap<u64, LogEntry>,
-    vote: Vote,
-    last_sequence: u64,
-    /// First record of the log that is still kept.
-    started: bool,
-    segments: Vec<(u64, u64)>,
-    /// Set once a gap was met: the first missing sequence.
-    gap: Option<u64>,
-    /// Highest durable mark behind the gap, and who says so.
-    mark: (u64, u64),
-    /// Where the last segment read has nothing but zeros behind.
-    content_end: u64,
-}
-
-impl Scan {
-    fn new(store: StoreId) -> Scan {
-        Scan {
-            store,
-            entries: BTreeMap::new(),
-            vote: Vote::default(),
-            last_sequence: 0,
-            started: false,
-            segments: Vec::new(),
-            gap: None,
-            mark: (0, 0),
-            content_end: 0,
-        }
-    }
-
-    async fn segment(&mut self, disk: &Disk, number: u64) -> Result<(), LogError> {
-        let file = disk.open(&name(number), Open::Existing).await?;
-        let len = file.len().await?.next_multiple_of(BLOCK as u64);
-        let mut bytes = Vec::with_capacity(len as usize);
-        while (bytes.len() as u64) < len {
-            let part = file.read_at(bytes.len() as u64, (len as usize - bytes.len()).min(1 << 20)).await?;
-            if part.is_empty() {
-                break;
-            }
-            bytes.extend_from_slice(&part);
-            if part.len() % BLOCK != 0 {
-                bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
-            }
-        }
-        let mut at = 0;
-        while at < bytes.len() {
-            match LogRecord::decode(&bytes[at..]) {
-                Ok((record, used)) if record.store == self.store && record.segment == number => {
-                    self.take(record);
-                    at += used;
-                }
-                _ => at = (at + 1).next_multiple_of(BLOCK),
-            }
-        }
-        let written = bytes.chunks(BLOCK).rposition(|block| block.iter().any(|byte| *byte != 0));
-        self.content_end = written.map_or(0, |last| ((last + 1) * BLOCK) as u64);
-        let last = self.entries.last_key_value().map_or(0, |(index, _)| *index);
-        self.segments.push((number, last));
-        Ok(())
-    }
-
-    fn take(&mut self, record: LogRecord) {
-        // After an earlier restart cut a torn tail, its numbers were given out again: the log goes
-        // on behind what was left of it.
-        if self.gap == Some(record.sequence) {
-            self.gap = None;
-            self.mark = (0, 0);
-        }
-        if self.gap.is_none() && self.started && record.sequence != self.last_sequence + 1 {
-            self.gap = Some(self.last_sequence + 1);
-        }
-        if self.gap.is_some() {
-            if record.durable_sequence > self.mark.0 {
-                self.mark = (record.durable_sequence, record.sequence);
-            }
-            return;
-        }
-        self.started = true;
-        self.last_sequence = record.sequence;
-        match record.kind {
-            LogKind::HardState => self.vote = Vote { term: record.term, vote: record.extra, commit: record.index },
-            LogKind::Cut => {
-                self.entries.split_off(&record.index);
-            }
-            LogKind::Entry => {
-                self.entries.split_off(&record.index);
-                let entry = LogEntry { index: record.index, term: record.term, kind: record.extra, data: record.data };
-                self.entries.insert(record.index, entry);
-            }
-        }
-    }
-
-    fn finish(self) -> Result<Found, LogError> {
-        if let Some(gap) = self.gap
-            && self.mark.0 >= gap
-        {
-            return Err(LogError::Rot { store: self.store, sequence: gap, later: self.mark.1 });
-        }
-        // Entries end at a gap in their indexes (it cannot be, but costs nothing to ask).
-        let mut entries: Vec<LogEntry> = Vec::new();
-        for entry in self.entries.into_values() {
-            if entries.last().is_some_and(|last| last.index + 1 != entry.index) {
-                entries.clear();
-            }
-            entries.push(entry);
-        }
-        Ok(Found {
-            recovered: Recovered { entries, vote: self.vote },
-            segments: self.segments,
-            last_sequence: self.last_sequence,
-        })
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::rc::Rc;
-    use std::time::Duration;
-
-    use super::{LogEntry, LogError, LogWriter, StoreId, Vote};
-    use platform::fault::DiskFault;
-    use platform::sim::{SimOptions, Simulation};
-
-    fn entry(index: u64) -> LogEntry {
-        LogEntry { index, term: 1, kind: 0, data: vec![index as u8; 100] }
-    }
-
-    fn story<F: Future<Output = ()> + 'static>(make: impl FnOnce(Rc<Simulation>) -> F) {
-        let simulation = Rc::new(Simulation::new(3, SimOptions::default()));
-        simulation.set_faults(false);
-        let run = make(Rc::clone(&simulation));
-        simulation.run(run, Duration::from_secs(60)).expect("story ends");
-    }
-
-    #[test]
-    fn segment_of_an_earlier_start_gives_up_the_zeros_behind_its_records() {
-        story(|sim| async move {
-            let open = |node: platform::Platform| node.open_disk(Path::new("/d")).expect("disk");
-            let disk = open(sim.node("n"));
-            let (mut log, _) = LogWriter::open(disk.clone(), StoreId(1), 64 << 10).await.expect("open");
-            let vote = Some(Vote { term: 1, vote: 1, commit: 0 });
-            log.append(vote, None, &[entry(1), entry(2)]).await.expect("append");
-            let file = disk.open("log-0000000000000001", platform::disk::Open::Existing).await.expect("segment");
-            let used = file.len().await.expect("len");
-            file.set_len(64 << 10).await.expect("as if it had been written ahead");
-            file.flush().await.expect("flush");
-            for _ in 0..2 {
-                sim.crash("n");
-                let disk = open(sim.node("n"));
-                let (_, found) = LogWriter::open(disk.clone(), StoreId(1), 64 << 10).await.expect("open");
-                assert_eq!(found.entries, [entry(1), entry(2)]);
-                let file = disk.open("log-0000000000000001", platform::disk::Open::Existing).await.expect("segment");
-                assert_eq!(file.len().await.expect("len"), used);
-            }
-        });
-    }
-
-    #[test]
-    fn flushed_records_survive_a_crash_over_segments() {
-        story(|sim| async move {
-            let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-            let (mut log, found) = LogWriter::open(disk, StoreId(1), 64 << 10).await.expect("open");
-            assert!(found.entries.is_empty());
-            let vote = Vote { term: 3, vote: 2, commit: 1 };
-            log.append(Some(vote), None, &[entry(1), entry(2)]).await.expect("append");
-            for index in 3..60 {
-                log.append(None, None, &[entry(index)]).await.expect("append");
-            }
-            log.append(None, Some(50), &[entry(50)]).await.expect("overwrite");
-            assert!(log.segment_count() > 2);
-            sim.crash("n");
-            let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-            let (mut log, found) = LogWriter::open(disk, StoreId(1), 64 << 10).await.expect("open");
-            assert_eq!(found.vote, vote);
-            assert_eq!(found.entries, (1..=50).map(entry).collect::<Vec<_>>());
-            log.append(None, None, &[entry(51)]).await.expect("append");
-            log.trim(40).await.expect("trim");
-            sim.crash("n");
-            let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-            let (_, found) = LogWriter::open(disk, StoreId(1), 64 << 10).await.expect("open");
-            assert_eq!(found.entries.last(), Some(&entry(51)));
-            assert!(found.entries.first().is_some_and(|first| first.index <= 41));
-            assert_eq!(found.vote, vote);
-        });
-    }
-
-    #[test]
-    fn torn_tail_is_not_taken_for_rot_by_a_later_opening() {
-        // Several records in one write, torn by a power cut: a survivor may lie behind the gap.
-        // Whatever survived, every later opening must go on where the first one did.
-        for seed in 0..60 {
-            let simulation = Rc::new(Simulation::new(seed, SimOptions::default()));
-            simulation.set_faults(false);
-            let sim = Rc::clone(&simulation);
-            let run = async move {
-                let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-                let (mut log, _) = LogWriter::open(disk, StoreId(1), 64 << 10).await.expect("open");
-                log.append(None, None, &[entry(1)]).await.expect("append");
-                let platform = sim.node("n");
-                let disk = platform.open_disk(Path::new("/d")).expect("disk");
-                let (mut log, _) = LogWriter::open(disk, StoreId(1), 64 << 10).await.expect("open");
-                let entries: Vec<LogEntry> = (2..40).map(entry).collect();
-                // Dropped in the middle: the write is under way, the flush has not begun.
-                let appending = platform.clock().timeout(Duration::from_micros(20), log.append(None, None, &entries));
-                assert!(appending.await.is_err());
-                sim.crash("n");
-                for round in 0..3 {
-                    let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-                    let (mut log, found) = LogWriter::open(disk, StoreId(1), 64 << 10).await.expect("open");
-                    let next = found.entries.last().expect("entries").index + 1;
-                    assert!(next > 1 + round);
-                    log.append(None, None, &[entry(next)]).await.expect("append");
-                    log.append(None, None, &[entry(next + 1)]).await.expect("append");
-                }
-            };
-            simulation.run(run, Duration::from_secs(60)).expect("story ends");
-        }
-    }
-
-    #[test]
-    fn rot_in_the_middle_is_told_from_a_torn_tail() {
-        story(|sim| async move {
-            let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-            let (mut log, _) = LogWriter::open(disk, StoreId(1), 1 << 20).await.expect("open");
-            for index in 1..10 {
-                log.append(None, None, &[entry(index)]).await.expect("append");
-            }
-            // Record 4 lies in the fourth block of the first segment.
-            let rot = DiskFault::RotBit { file: "log-0000000000000001".into(), offset: 3 * 4096 + 100, bit: 3 };
-            sim.disk_fault("n", Path::new("/d"), rot);
-            sim.crash("n");
-            let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-            let opened = LogWriter::open(disk, StoreId(1), 1 << 20).await;
-            assert!(matches!(opened, Err(LogError::Rot { .. })));
-            // The last record alone: nothing vouches for it.
-            let disk = sim.node("m").open_disk(Path::new("/d")).expect("disk");
-            let (mut log, _) = LogWriter::open(disk, StoreId(1), 1 << 20).await.expect("open");
-            for index in 1..10 {
-                log.append(None, None, &[entry(index)]).await.expect("append");
-            }
-            let torn = DiskFault::RotBit { file: "log-0000000000000001".into(), offset: 8 * 4096 + 100, bit: 3 };
-            sim.disk_fault("m", Path::new("/d"), torn);
-            sim.crash("m");
-            let disk = sim.node("m").open_disk(Path::new("/d")).expect("disk");
-            let (_, found) = LogWriter::open(disk, StoreId(1), 1 << 20).await.expect("open");
-            assert_eq!(found.entries.len(), 8);
-        });
-    }
-}
+mod tests;

@@ -1,14 +1,29 @@
 //! Who belongs to the group: new replicas come as learners, in place of those that are gone, and
 //! vote once they have caught up (joint consensus, by raft-rs).
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
 use prost_old::Message as _;
+use proto::meta::{JoinReplica, LogEnd, LogEndRequest};
+use proto::service::{Answer, Request};
 use raft::StateRole;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, EntryType};
 use raft::prelude::Entry;
+use types::ids::StoreId;
 
-use super::replica::{Core, Input, Replica, member_key};
+use super::replica::{Core, Input, Replica};
+use super::start::member_key;
 use crate::apply::txn::Txn;
 use crate::store::StoreFault;
+
+/// Rounds without a leader after which a replica asks around.
+const LONELY_ROUNDS: u32 = 4;
+/// Pause between two attempts to be let in.
+const ASK_PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Replica {
     /// Lets a new replica in as a learner, in place of `replaces` (0 = nobody) and of any older one
@@ -35,6 +50,78 @@ impl Replica {
         core.inbox.push_back(Input::Change(change));
         drop(core);
         self.0.work.notify_one();
+    }
+
+    /// Asks to be let in for as long as this replica does not belong to the group, and asks around when
+    /// it hears of nobody or from somebody it does not know.
+    pub(super) async fn keep_in_touch(self) {
+        let mut lonely = 0;
+        loop {
+            if self.stopped().is_some() {
+                return;
+            }
+            lonely = if self.leader() == 0 { lonely + 1 } else { 0 };
+            let ask_around = self.0.stranger.replace(false) || lonely >= LONELY_ROUNDS;
+            if !self.belongs() || ask_around && self.is_told_that_it_left().await {
+                self.ask_to_be_let_in().await;
+            }
+            self.0.platform.clock().sleep(ASK_PAUSE).await;
+        }
+    }
+
+    /// As far as it knows itself.
+    fn belongs(&self) -> bool {
+        let core = self.0.core.borrow();
+        let conf = core.raw.raft.prs().conf().to_conf_state();
+        let own = self.0.config.raft_id;
+        conf.voters.contains(&own) || conf.learners.contains(&own)
+    }
+
+    fn others(&self) -> BTreeSet<String> {
+        self.members().into_values().filter(|address| *address != self.0.config.address).collect()
+    }
+
+    /// Asks the others who belongs to the group. Whether somebody who knows more than this replica says
+    /// that it does not: it was replaced, and came back after all.
+    async fn is_told_that_it_left(&self) -> bool {
+        let own = self.0.config.raft_id;
+        let mut left = false;
+        for address in self.others() {
+            let ask = LogEndRequest { raft_id: own, last_index: self.durable_index() };
+            let request = self.0.peers.new_request();
+            let call =
+                self.0.peers.call(&address, StoreId(0), request, Request::LogEnd(ask), Bytes::new(), ASK_TIMEOUT);
+            if let Ok(Answer::LogEnd(end)) = call.await.map(|reply| reply.answer) {
+                self.learn_members(&end);
+                left |= end.applied > self.applied() && !end.voters.is_empty() && !end.member_ids.contains(&own);
+            }
+        }
+        left
+    }
+
+    /// Takes over addresses that it did not know.
+    fn learn_members(&self, end: &LogEnd) {
+        let members = end.member_ids.iter().copied().zip(end.members.iter().cloned());
+        self.0.core.borrow_mut().members.extend(members);
+    }
+
+    /// Whoever leads lets it in.
+    async fn ask_to_be_let_in(&self) {
+        let join = JoinReplica {
+            raft_id: self.0.config.raft_id,
+            address: self.0.config.address.clone(),
+            replaces: self.0.ballot.get().replaces,
+        };
+        for address in self.others() {
+            let ask = Request::JoinReplica(join.clone());
+            let request = self.0.peers.new_request();
+            let asked = self.0.peers.call(&address, StoreId(0), request, ask, Bytes::new(), ASK_TIMEOUT).await;
+            match asked.map(|reply| reply.answer) {
+                Ok(Answer::LogEnd(end)) => return self.learn_members(&end),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(address, %error, "not let in yet"),
+            }
+        }
     }
 
     /// Makes learners that have caught up voters.

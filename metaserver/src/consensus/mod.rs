@@ -5,9 +5,13 @@
 //!                                               ^ persisted <- write + flush (one at a time, grouped)
 //! ```
 
+mod doubt;
 pub mod log;
 mod membership;
+mod persist;
 pub mod replica;
 mod snapshot;
+mod start;
 mod storage;
 mod transport;
+mod turn;

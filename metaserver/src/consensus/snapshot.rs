@@ -9,8 +9,9 @@ use proto::service::{Answer, Request};
 use raft::prelude::{Message, Snapshot};
 use types::ids::StoreId;
 
-use super::replica::{Core, Image, Input, Replica, applied_key, encode_applied};
-use crate::store::{Batch, StoreFault};
+use super::replica::{Core, Image, Input, Replica};
+use super::start::{applied_key, encode_applied, life_key};
+use crate::store::StoreFault;
 
 /// Bytes of a page of a snapshot.
 const PAGE_BYTES: usize = 512 << 10;
@@ -78,6 +79,7 @@ impl Replica {
                 Ok(_) | Err(_) => return None,
             }
         }
+        self.0.platform.reached("snapshot fetched");
         Some(pages)
     }
 
@@ -89,19 +91,15 @@ impl Replica {
         for page in &pages {
             rows.push(rows_of(page).ok_or_else(|| StoreFault("snapshot page is damaged".into()))?);
         }
-        let own: Batch =
-            vec![(applied_key(), Some(encode_applied(metadata.index, metadata.term, metadata.get_conf_state())))];
-        // The applied row of the leader is the same but for later entries: overwrite it in place.
+        // Instead of the leader's rows, which may be of later entries, its own.
+        let applied = encode_applied(metadata.index, metadata.term, metadata.get_conf_state());
+        let own = vec![(applied_key(), applied), (life_key(), self.0.config.raft_id.to_be_bytes().to_vec())];
         for page in &mut rows {
-            for (key, value) in page.iter_mut() {
-                if *key == own[0].0
-                    && let Some(applied) = &own[0].1
-                {
-                    value.clone_from(applied);
-                }
-            }
+            page.retain(|(key, _)| own.iter().all(|(known, _)| known != key));
         }
+        rows.push(own);
         self.0.store.replace(&rows)?;
+        self.0.platform.reached("snapshot in place");
         core.mem.0.borrow_mut().reset(metadata.index, metadata.term, metadata.get_conf_state().clone());
         core.applied = metadata.index;
         core.applied_term = metadata.term;
@@ -113,6 +111,7 @@ impl Replica {
                 core.members.insert(id, String::from_utf8_lossy(value).into_owned());
             }
         }
+        self.0.installed.set(self.0.installed.get() + 1);
         tracing::info!(index = metadata.index, "snapshot installed");
         Ok(())
     }
@@ -146,7 +145,7 @@ fn rows_of(page: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::replica::{applied_key, encode_applied, member_key};
+    use super::super::start::{applied_key, encode_applied, member_key};
     use super::{push_row, rows_of};
     use raft::prelude::ConfState;
 

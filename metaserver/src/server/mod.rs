@@ -22,7 +22,10 @@ use std::time::Duration;
 use platform::Platform;
 use platform::disk::Disk;
 use proto::keys;
-use proto::meta::{Body, ChunkList, Command, GrantChunks, GrantRequest, MetaState, Outcome, PlannedChunk, refusal};
+use proto::meta::{
+    Body, ChunkList, Command, GrantChunks, GrantRequest, LogEnd, LogEndRequest, MetaState, Outcome, PlannedChunk,
+    refusal,
+};
 use proto::rows::{ClusterRow, DiskRow, disk_state};
 use proto::service::{Answer, Done, Failure, Request, class, code};
 use rpc::call::{Call, Reply};
@@ -217,11 +220,19 @@ impl MetaServer {
                 Some(payload) => Ok(Reply { answer: Answer::Data(Done {}), payload }),
                 None => Err(Trouble::new(class::GIVE_UP, code::OTHER, "no such page")),
             },
+            Request::LogEnd(ask) => self.log_end(ask).map(|end| Reply::of(Answer::LogEnd(end))),
             Request::MetaState(_) => self.meta_state().map(|state| Reply::of(Answer::MetaState(state))),
-            Request::JoinReplica(ask) => self.join(&ask).await.map(|()| Reply::of(Answer::Done(Done {}))),
+            Request::JoinReplica(ask) => self.join(&ask).await.map(|end| Reply::of(Answer::LogEnd(end))),
             _ => return None,
         };
         Some(reply.unwrap_or_else(|trouble| Reply::of(Answer::Failed(trouble.failure()))))
+    }
+
+    fn log_end(&self, ask: LogEndRequest) -> Result<LogEnd, Trouble> {
+        match self.0.replica.stopped() {
+            Some(why) => Err(ReplicaError::Stopped(why).into()),
+            None => Ok(self.0.replica.log_end(ask)),
+        }
     }
 
     fn meta_state(&self) -> Result<MetaState, Trouble> {
@@ -238,13 +249,14 @@ impl MetaServer {
         })
     }
 
-    async fn join(&self, ask: &proto::meta::JoinReplica) -> Result<(), Trouble> {
+    /// Lets a replica in and tells it who belongs to the group.
+    async fn join(&self, ask: &proto::meta::JoinReplica) -> Result<LogEnd, Trouble> {
         self.0.replica.read_barrier().await?;
         if ask.raft_id == 0 || ask.address.is_empty() {
             return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "raft id or address missing"));
         }
         self.0.replica.admit(ask.raft_id, &ask.address, ask.replaces);
-        Ok(())
+        Ok(self.0.replica.log_end(LogEndRequest { raft_id: 0, last_index: 0 }))
     }
 
     /// A command that came from a client.

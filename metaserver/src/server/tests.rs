@@ -59,11 +59,15 @@ impl World {
             address: "m".into(),
             founders: [(1, "m".to_owned())].into(),
             contacts: BTreeMap::new(),
+            replaces: 0,
+            founding: true,
+            state_damaged: None,
             store: StoreId(9),
             tick: Duration::from_millis(50),
             election_ticks: 10,
             segment_size: 1 << 20,
             flush_entries: 1000,
+            keep_entries: 1000,
         };
         let disk = platform.open_disk(Path::new("/m")).expect("disk");
         let state = StateStore::Memory(MemoryStore::default());

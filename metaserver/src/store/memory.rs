@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use super::Batch;
+use super::{Batch, StoreFault};
 
 #[derive(Default)]
 struct Inner {
     live: BTreeMap<Vec<u8>, Vec<u8>>,
     durable: BTreeMap<Vec<u8>, Vec<u8>>,
     since_flush: Vec<Batch>,
+    rotten: bool,
 }
 
 /// A map with a crash. Clones share it; the simulator keeps one per replica across crashes.
@@ -44,6 +45,20 @@ impl MemoryStore {
         inner.since_flush.clear();
         inner.live = inner.durable.clone();
         all
+    }
+
+    /// From now on the store is damaged, until its whole content is replaced.
+    pub fn rot(&self) {
+        self.0.borrow_mut().rotten = true;
+    }
+
+    /// Somebody emptied the store.
+    pub fn wipe(&self) {
+        *self.0.borrow_mut() = Inner::default();
+    }
+
+    pub(super) fn check(&self) -> Result<(), StoreFault> {
+        if self.0.borrow().rotten { Err(StoreFault("rotten".into())) } else { Ok(()) }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
@@ -81,5 +96,6 @@ impl MemoryStore {
         inner.live = pages.iter().flatten().cloned().collect();
         inner.durable = inner.live.clone();
         inner.since_flush.clear();
+        inner.rotten = false;
     }
 }

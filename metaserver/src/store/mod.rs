@@ -39,7 +39,7 @@ impl StateStore {
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         match self {
             StateStore::Rocks(store) => store.get(key),
-            StateStore::Memory(store) => Ok(store.get(key)),
+            StateStore::Memory(store) => store.check().map(|()| store.get(key)),
         }
     }
 
@@ -56,6 +56,7 @@ impl StateStore {
         match self {
             StateStore::Rocks(store) => store.scan(start, end, visit),
             StateStore::Memory(store) => {
+                store.check()?;
                 store.scan(start, end, visit);
                 Ok(())
             }
@@ -70,6 +71,7 @@ impl StateStore {
         match self {
             StateStore::Rocks(store) => store.write(batch),
             StateStore::Memory(store) => {
+                store.check()?;
                 store.write(batch);
                 Ok(())
             }
@@ -87,6 +89,7 @@ impl StateStore {
                 platform.lane().run(work).await
             }
             StateStore::Memory(store) => {
+                store.check()?;
                 store.flush();
                 Ok(())
             }

@@ -71,6 +71,20 @@ impl RocksStore {
         Ok(RocksStore { dir: dir.to_owned(), db: RefCell::new(db) })
     }
 
+    /// Opens an empty store beside one that cannot be opened, and uses it from now on only if it is
+    /// filled (`replace`): until then the damaged one stays what the directory means.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn open_beside(dir: &Path) -> Result<RocksStore, StoreFault> {
+        let path = dir.join("state-beside");
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(|error| fault("remove what was left over", error))?;
+        }
+        let db = open_db(&path)?;
+        Ok(RocksStore { dir: dir.to_owned(), db: RefCell::new(db) })
+    }
+
     /// The value of a key.
     ///
     /// # Errors
@@ -112,10 +126,8 @@ impl RocksStore {
     }
 
     pub(super) fn replace(&self, pages: &[Vec<(Vec<u8>, Vec<u8>)>]) -> Result<(), StoreFault> {
-        let old =
-            fs::read_to_string(self.dir.join("state-current")).map_err(|error| fault("read state-current", error))?;
-        let number: u64 = old.trim_start_matches("state-").parse().map_err(|error| fault("state-current", error))?;
-        let name = format!("state-{}", number + 1);
+        let old = fs::read_to_string(self.dir.join("state-current")).unwrap_or_default();
+        let name = next_name(&self.dir)?;
         let path = self.dir.join(&name);
         if path.exists() {
             fs::remove_dir_all(&path).map_err(|error| fault("remove what was left over", error))?;
@@ -128,7 +140,8 @@ impl RocksStore {
         point_to(&self.dir, &name)?;
         *self.db.borrow_mut() = db;
         // The old directory is garbage from here on; failing to remove it costs space only.
-        if let Err(error) = fs::remove_dir_all(self.dir.join(old)) {
+        let is_state = old.starts_with("state-") && !old.contains('/') && old != name;
+        if is_state && let Err(error) = fs::remove_dir_all(self.dir.join(old)) {
             tracing::warn!(%error, "old state directory could not be removed");
         }
         Ok(())
@@ -146,6 +159,17 @@ fn write<'a>(db: &DB, rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) 
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     db.write_opt(rocks, &options).map_err(|error| fault("write", error))
+}
+
+/// A name that no directory has yet.
+fn next_name(dir: &Path) -> Result<String, StoreFault> {
+    let mut last = 0;
+    for entry in fs::read_dir(dir).map_err(|error| fault("list directory", error))? {
+        let entry = entry.map_err(|error| fault("list directory", error))?;
+        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix("state-")?.parse::<u64>().ok());
+        last = last.max(number.unwrap_or(0));
+    }
+    Ok(format!("state-{}", last + 1))
 }
 
 fn point_to(dir: &Path, name: &str) -> Result<(), StoreFault> {

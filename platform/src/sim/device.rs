@@ -37,9 +37,17 @@ pub(crate) struct Faults {
 }
 
 /// The content of a disk at a moment, to be put back later.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct DiskImage {
     files: BTreeMap<String, FileState>,
+}
+
+impl DiskImage {
+    /// The bytes of a file as they were.
+    pub fn file(&self, name: &str) -> Option<Vec<u8>> {
+        let file = self.files.get(name)?;
+        Some(file.read(0, file.len() as usize).to_vec())
+    }
 }
 
 #[derive(Clone, Default)]
@@ -108,6 +116,19 @@ impl Device {
         let entries = image.files.iter();
         *self.files.borrow_mut() =
             entries.map(|(name, file)| (name.clone(), Rc::new(RefCell::new(file.clone())))).collect();
+    }
+
+    pub(crate) fn lengths(&self) -> Vec<(String, u64)> {
+        self.files.borrow().iter().map(|(name, file)| (name.clone(), file.borrow().len())).collect()
+    }
+
+    /// Puts back those files of `image` that `chosen` takes, and removes the others that it takes.
+    pub(crate) fn restore_files(&self, image: &DiskImage, chosen: impl Fn(&str) -> bool) {
+        let mut files = self.files.borrow_mut();
+        files.retain(|name, _| !chosen(name));
+        for (name, file) in image.files.iter().filter(|(name, _)| chosen(name)) {
+            files.insert(name.clone(), Rc::new(RefCell::new(file.clone())));
+        }
     }
 
     pub(crate) fn apply_fault(&self, fault: DiskFault) {

@@ -16,6 +16,7 @@ use crate::sim::SimOptions;
 use crate::sim::device::Device;
 use crate::sim::executor::{Executor, TaskKey};
 use crate::sim::network::Network;
+use crate::sim::reached::Reached;
 use crate::sim::timers::{TimerKey, Timers};
 use crate::sim::trace::{Trace, digest};
 
@@ -36,6 +37,7 @@ pub(crate) struct World {
     pub(crate) timers: RefCell<Timers>,
     pub(crate) network: Network,
     pub(crate) trace: Trace,
+    pub(crate) reached: Reached,
     pub(crate) steps: Cell<u64>,
     pub(crate) schedule: Generator,
     pub(crate) network_random: Generator,
@@ -76,6 +78,7 @@ impl World {
             timers: RefCell::default(),
             network: Network::default(),
             trace: Trace::new(options.trace_events),
+            reached: Reached::default(),
             steps: Cell::new(0),
             schedule: stream(1),
             network_random: stream(2),
@@ -176,6 +179,14 @@ impl World {
 
     pub(crate) fn pause(&self, host: HostId) {
         self.hosts.borrow_mut()[host as usize].paused = true;
+    }
+
+    /// The host's process has reached a place; stops it if a trap waits there.
+    pub(crate) fn note_reached(&self, host: HostId, what: &'static str) {
+        if self.reached.note(host, what) {
+            self.trace.event(self.now(), what, host, 0, 0);
+            self.pause(host);
+        }
     }
 
     pub(crate) fn resume(&self, host: HostId) {
