@@ -5,6 +5,7 @@
 #   make build    the program, at $(CARGO_TARGET_DIR)/release/bixi
 #   make sim      SEEDS=n seeds of the simulator; SEED=s replays one
 #   make soak     HOURS=n of faults on real processes, disks and networks, with a report
+#   make sim-mutants  hunts every planted mistake, MUTANT_SEEDS seeds each, and writes docs/planted-bugs.md
 #   make bench    what this machine reaches
 #   make fuzz     feed damaged bytes to every decoder, for FUZZ_SECONDS
 
@@ -33,6 +34,7 @@ ARGS ?=
 SEEDS ?= 100
 SEED ?=
 SIM_SECONDS ?= 60
+MUTANT_SEEDS ?= 40
 FUZZ_SECONDS ?= 60
 HOURS ?= 1
 # What a change must pass always runs the same seeds; `make sim` and `make fuzz` draw new ones.
@@ -42,7 +44,7 @@ FUZZ_SMOKE_SECONDS ?= 5
 PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
             e2fsprogs iproute2 nftables faketime
 
-.PHONY: help setup build faultdev run test check unit fuzz-smoke sim-smoke e2e sim soak bench fuzz venv clean-data
+.PHONY: help setup build faultdev run test check unit fuzz-smoke sim-smoke e2e sim sim-mutants soak bench fuzz venv clean-data
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -134,6 +136,10 @@ venv:
 sim: setup
 	@cargo build --release --quiet --workspace
 	"$(BIN_SIM)" --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
+
+sim-mutants: setup
+	@cargo build --release --quiet --workspace
+	"$(BIN_SIM)" --mutants $(MUTANT_SEEDS) --report docs/planted-bugs.md $(if $(BUG),--planted $(BUG))
 
 bench: setup build
 	@"$(CARGO_TARGET_DIR)/release/erasure"

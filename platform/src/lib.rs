@@ -19,6 +19,7 @@ pub mod disk;
 pub mod fault;
 pub mod lane;
 pub mod net;
+pub mod planted;
 pub mod random;
 pub mod signal;
 pub mod sim;
@@ -36,6 +37,7 @@ use disk::uring::Ring;
 use disk::{Disk, DiskError};
 use lane::Lane;
 use net::Net;
+use planted::{Planted, PlantedBug};
 use random::Random;
 use sim::world::Process;
 use tasks::Tasks;
@@ -62,16 +64,6 @@ enum Machine {
         ring: OnceCell<Option<Rc<Ring>>>,
     },
     Simulated(Rc<Process>),
-}
-
-/// A deliberate mistake that the simulator must find; always off on a real machine.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-#[non_exhaustive]
-pub enum PlantedBug {
-    /// An append is acknowledged before its flush has returned.
-    AckBeforeFlush,
-    /// A seal is decided without fencing the old writer first.
-    SealWithoutFence,
 }
 
 /// How [`run_with`] sets up the real machine.
@@ -117,9 +109,14 @@ impl Platform {
 
     /// Whether the simulation was asked to make this mistake. False on a real machine.
     pub fn planted(&self, bug: PlantedBug) -> bool {
+        self.all_planted().has(bug)
+    }
+
+    /// The mistakes that the simulation was asked to make. None on a real machine.
+    pub fn all_planted(&self) -> Planted {
         match &self.inner.machine {
-            Machine::Real { .. } => false,
-            Machine::Simulated(process) => process.world.options.planted.contains(&bug),
+            Machine::Real { .. } => Planted::default(),
+            Machine::Simulated(process) => process.world.planted,
         }
     }
 

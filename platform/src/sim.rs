@@ -30,13 +30,14 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::Platform;
 use crate::clock::Instant;
 use crate::fault::DiskFault;
+use crate::planted::PlantedBug;
 pub use crate::sim::device::DiskImage;
 use crate::sim::executor::{Join, Step, joined};
 use crate::sim::network::nanoseconds;
 use crate::sim::world::{DRIVER, Process, World};
-use crate::{PlantedBug, Platform};
 
 /// Polls without any timer firing after which a run is taken for an endless loop.
 const IDLE_POLLS_MAX: u64 = 5_000_000;

@@ -9,11 +9,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use contract::disk::pattern;
+use platform::Platform;
 use platform::buffer::BLOCK;
 use platform::disk::{DiskError, Open};
 use platform::fault::DiskFault;
+use platform::planted::PlantedBug;
 use platform::sim::{SimError, SimOptions, Simulation};
-use platform::{PlantedBug, Platform};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const DISK: &str = "/disk0";

@@ -10,11 +10,12 @@ use chunkserver::store::Store;
 use client::object::Objects;
 use metaserver::server::MetaServer;
 use metaserver::store::memory::MemoryStore;
-use platform::PlantedBug;
+use platform::planted::PlantedBug;
 use platform::sim::Simulation;
 use proto::rows::{ClusterRow, RedundancyRow};
 use types::ids::ClusterId;
 
+use crate::checkers::{Checker, Violation};
 use crate::draw::Draw;
 use crate::history::History;
 use crate::nodes;
@@ -66,6 +67,8 @@ pub struct Counts {
     pub operations: Cell<u64>,
     /// Faults that were injected, not counting random ones of network and disks.
     pub faults: Cell<u64>,
+    /// How many of each kind.
+    pub kinds: RefCell<BTreeMap<&'static str, u64>>,
 }
 
 #[derive(Default)]
@@ -118,7 +121,8 @@ pub struct Cluster {
     /// Metaservers that may stop because their disk failed, until they are started anew.
     excused: RefCell<BTreeSet<usize>>,
     alive: RefCell<Alive>,
-    violations: RefCell<Vec<String>>,
+    violations: RefCell<Vec<Violation>>,
+    story: RefCell<Vec<String>>,
 }
 
 impl Cluster {
@@ -144,6 +148,7 @@ impl Cluster {
                 objects: vec![None; clients],
             }),
             violations: RefCell::default(),
+            story: RefCell::default(),
         }
     }
 
@@ -276,21 +281,38 @@ impl Cluster {
     }
 
     /// A promise was broken.
-    pub fn violated(&self, what: String) {
-        tracing::error!("VIOLATION: {what}");
-        let now = self.simulation.now().0 as f64 / 1e9;
-        self.violations.borrow_mut().push(format!("at {now:.3}s: {what}"));
+    pub fn violated(&self, checker: Checker, what: impl Into<String>) {
+        let violation = Violation { checker, at: self.seconds(), what: what.into() };
+        tracing::error!("VIOLATION: {violation}");
+        self.tell(format!("VIOLATION, {checker:?}: {}", violation.what));
+        self.violations.borrow_mut().push(violation);
     }
 
     /// The promises broken so far.
-    pub fn violations(&self) -> Vec<String> {
+    pub fn violations(&self) -> Vec<Violation> {
         self.violations.borrow().clone()
     }
 
-    /// A fault is being injected.
-    pub fn fault(&self, what: &str) {
+    /// A fault of a kind (see `situations`) is being injected.
+    pub fn fault(&self, kind: &'static str, what: &str) {
         tracing::info!("FAULT: {what}");
+        self.tell(what.to_owned());
         self.counts.faults.set(self.counts.faults.get() + 1);
+        *self.counts.kinds.borrow_mut().entry(kind).or_default() += 1;
+    }
+
+    fn seconds(&self) -> f64 {
+        self.simulation.now().0 as f64 / 1e9
+    }
+
+    /// Adds a line to the story of the run.
+    pub fn tell(&self, what: impl Into<String>) {
+        self.story.borrow_mut().push(format!("{:10.3}s  {}", self.seconds(), what.into()));
+    }
+
+    /// What happened, in short.
+    pub fn story(&self) -> Vec<String> {
+        self.story.borrow().clone()
     }
 
     /// Whether the code was asked to make this mistake.

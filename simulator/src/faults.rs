@@ -5,7 +5,7 @@
 //! while a node is away goes on with fewer shards. So a disk is lost only at a calm moment, when the
 //! metadata says that every chunk can spare it.
 
-mod metadata;
+pub mod metadata;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use client::meta::MetaClient;
+use futures_util::future::{Either, select};
 use metaserver::server::MetaServer;
 use platform::sim::Simulation;
 use proto::rows::chunk_state;
@@ -77,7 +78,10 @@ impl Faults {
         faults.every(rates.read_fails, |this| this.passing(Passing::ReadFails));
         faults.every(rates.write_fails, |this| this.passing(Passing::WriteFails));
         faults.every(rates.clock_jump, Faults::clock_jump);
-        faults.every(rates.seal, Faults::seal);
+        faults.every(rates.seal, |this| drop(this.seal()));
+        faults.every(rates.dark, Faults::dark);
+        faults.every(rates.split, Faults::split);
+        faults.every(rates.stall, Faults::stall);
         faults.start_metadata();
         if let Some(mean) = rates.lose_disk {
             let this = faults.clone();
@@ -98,6 +102,31 @@ impl Faults {
         for index in std::mem::take(&mut *self.spoilt.borrow_mut()) {
             self.replace(index);
         }
+    }
+
+    /// Rots the disk of one chunkserver, if every chunk can spare it. What is damaged stays so until the
+    /// scrub has found it.
+    pub fn rot(&self) -> bool {
+        let index = self.below(CHUNKS);
+        let name = Node::Chunk(index).name();
+        let files = self.simulation().disk_files(&name, chunk::DIR);
+        let Some((_, len)) = files.into_iter().find(|(file, len)| file == "data" && *len > 0) else { return false };
+        if self.cluster.shape.rates.rot.is_none() || !inspect::can_spare(&self.cluster, index) {
+            return false;
+        }
+        let draw = &self.cluster.draw;
+        let bits = draw.between(1, 300);
+        self.cluster.fault("disk rots", &format!("{bits} bits of the disk of {name} flip"));
+        for _ in 0..bits {
+            let (offset, bit) = (draw.below(len), draw.below(8) as u8);
+            let rot = platform::fault::DiskFault::RotBit { file: "data".into(), offset, bit };
+            self.simulation().disk_fault(&name, chunk::DIR, rot);
+        }
+        if draw.chance(0.5) {
+            // What recovery makes of it.
+            self.cluster.boot(Node::Chunk(index));
+        }
+        true
     }
 
     fn simulation(&self) -> &Simulation {
@@ -152,7 +181,7 @@ impl Faults {
     }
 
     fn crash(self: &Rc<Faults>, node: Node) {
-        self.cluster.fault(&format!("power cut of {}", node.name()));
+        self.cluster.fault("power cut", &format!("power cut of {}", node.name()));
         self.cluster.crash(node);
         self.back_later(node, self.cluster.draw.millis(10, *self.cluster.draw.pick(&[300, 3000, 10_000])));
     }
@@ -160,13 +189,13 @@ impl Faults {
     fn kill(self: &Rc<Faults>) {
         let nodes = self.cluster.nodes();
         let node = *self.cluster.draw.pick(&nodes);
-        self.cluster.fault(&format!("kill -9 of {}", node.name()));
+        self.cluster.fault("kill -9", &format!("kill -9 of {}", node.name()));
         self.cluster.kill(node);
         self.back_later(node, self.cluster.draw.millis(1, 2000));
     }
 
     fn power_cut(self: &Rc<Faults>) {
-        self.cluster.fault("power cut of everything");
+        self.cluster.fault("power cut of everything", "power cut of everything");
         for node in self.cluster.nodes() {
             self.cluster.crash(node);
             self.back_later(node, self.cluster.draw.millis(1, 3000));
@@ -181,7 +210,8 @@ impl Faults {
             nodes.push(others.swap_remove(self.below(others.len())));
         }
         let names: Vec<String> = nodes.iter().map(|node| node.name()).collect();
-        self.cluster.fault(&format!("{} cut off, both ways: {both_ways}", names.join(" ")));
+        let kind = if both_ways { "partition" } else { "one-way partition" };
+        self.cluster.fault(kind, &format!("{} cut off, both ways: {both_ways}", names.join(" ")));
         let inward = self.cluster.draw.chance(0.5);
         for one in &nodes {
             for other in &others {
@@ -195,7 +225,7 @@ impl Faults {
     fn pause(self: &Rc<Faults>) {
         let nodes = self.cluster.nodes();
         let name = self.cluster.draw.pick(&nodes).name();
-        self.cluster.fault(&format!("{name} is stopped"));
+        self.cluster.fault("pause", &format!("{name} is stopped"));
         self.simulation().pause(&name);
         let after = self.cluster.draw.millis(100, *self.cluster.draw.pick(&[2000, 15_000]));
         self.later(after, move |this| this.simulation().resume(&name));
@@ -214,7 +244,7 @@ impl Faults {
             Passing::ReadFails => DiskFault::ReadFails,
             Passing::WriteFails => DiskFault::WriteFails,
         };
-        self.cluster.fault(&format!("disk of {}: {what:?}", node.name()));
+        self.cluster.fault("disk is passing bad", &format!("disk of {}: {what:?}", node.name()));
         self.simulation().disk_fault(&node.name(), dir, fault);
         self.later(self.cluster.draw.millis(100, 6000), move |this| this.cure(node, index, dir));
     }
@@ -228,29 +258,83 @@ impl Faults {
         }
     }
 
-    /// Asks the leader to seal some open chunk behind its writer's back.
-    fn seal(self: &Rc<Faults>) {
-        let Some(leader) = self.cluster.leader() else { return };
+    /// Asks the leader to seal some open chunk behind its writer's back. Answers who leads.
+    fn seal(self: &Rc<Faults>) -> Option<String> {
+        let leader = self.cluster.leader()?;
         let open: Vec<u64> = inspect::chunks(&leader)
             .into_iter()
             .filter(|(_, row)| row.state == chunk_state::OPEN)
             .map(|(chunk, _)| chunk)
             .collect();
         if open.is_empty() {
-            return;
+            return None;
         }
         let chunk = *self.cluster.draw.pick(&open);
-        self.cluster.fault(&format!("chunk {chunk:x} is sealed behind its writer's back"));
+        self.cluster
+            .fault("seal behind the writer's back", &format!("chunk {chunk:x} is sealed behind its writer's back"));
         let meta = self.meta.clone();
         // Whether it works does not matter.
         self.spawn(async move { drop(meta.seal(chunk, false).await) });
+        let address = leader.replica().address().to_owned();
+        Some(address.trim_end_matches(":7000").to_owned())
+    }
+
+    /// The power of all chunkservers goes when a seal is committed: what they stored of the fence is all
+    /// that keeps the writer out.
+    fn dark(self: &Rc<Faults>) {
+        let Some(leader) = self.seal() else { return };
+        let this = self.clone();
+        self.spawn(async move {
+            let patience = std::pin::pin!(this.wait(Duration::from_secs(2)));
+            let trap = std::pin::pin!(this.simulation().trap(&leader, "seal is committed"));
+            let Either::Left(_) = select(trap, patience).await else { return };
+            if this.on.get() {
+                this.cluster.fault("chunkservers go dark behind a seal", "power cut of all chunkservers");
+                for node in (0..CHUNKS).map(Node::Chunk) {
+                    this.cluster.crash(node);
+                    this.back_later(node, this.cluster.draw.millis(1, 50));
+                }
+            }
+            this.simulation().resume(&leader);
+        });
+    }
+
+    /// The leader cannot reach the other metaservers, while everybody reaches everybody else.
+    fn split(self: &Rc<Faults>) {
+        let Some(leader) = self.cluster.leader() else { return };
+        let leader = leader.replica().address().trim_end_matches(":7000").to_owned();
+        self.cluster.fault(
+            "leader is cut off from the other metaservers",
+            &format!("{leader} is cut off from the other metaservers"),
+        );
+        for other in (0..METAS).map(|index| Node::Meta(index).name()).filter(|name| *name != leader) {
+            self.simulation().partition(&leader, &other, true);
+        }
+        self.later(self.cluster.draw.millis(500, 5000), |this| this.simulation().heal_all());
+    }
+
+    /// Who has rebuilt a shard commits it only when its move has been given to somebody else.
+    fn stall(self: &Rc<Faults>) {
+        let name = Node::Chunk(self.below(CHUNKS)).name();
+        let this = self.clone();
+        self.spawn(async move {
+            let patience = std::pin::pin!(this.wait(Duration::from_secs(10)));
+            let trap = std::pin::pin!(this.simulation().trap(&name, "shard is rebuilt"));
+            let Either::Left(_) = select(trap, patience).await else { return };
+            if this.on.get() {
+                this.cluster
+                    .fault("executor stalls with a rebuilt shard", &format!("{name} stalls with a rebuilt shard"));
+                this.wait(this.cluster.shape.times.job_lease + this.cluster.draw.millis(500, 5000)).await;
+            }
+            this.simulation().resume(&name);
+        });
     }
 
     fn clock_jump(self: &Rc<Faults>) {
         let nodes = self.cluster.nodes();
         let name = self.cluster.draw.pick(&nodes).name();
         let offset_ms = self.cluster.draw.between(0, 7_200_000) as i64 - 3_600_000;
-        self.cluster.fault(&format!("wall clock of {name} off by {offset_ms}ms"));
+        self.cluster.fault("clock jumps", &format!("wall clock of {name} off by {offset_ms}ms"));
         self.simulation().set_wall_clock_offset_ms(&name, offset_ms);
     }
 
@@ -287,15 +371,15 @@ impl Faults {
             self.lost.set(self.lost.get() + 1);
             let node = Node::Chunk(index);
             if self.cluster.draw.chance(0.5) {
-                self.cluster.fault(&format!("disk of {} is wiped", node.name()));
+                self.cluster.fault("disk is lost", &format!("disk of {} is wiped", node.name()));
                 self.replace(index);
             } else {
-                self.cluster.fault(&format!("flushes of the disk of {} fail", node.name()));
+                self.cluster.fault("disk is lost", &format!("flushes of the disk of {} fail", node.name()));
                 self.spoilt.borrow_mut().insert(index);
                 self.simulation().disk_fault(&node.name(), chunk::DIR, platform::fault::DiskFault::FlushFails);
                 self.later(self.cluster.draw.millis(6000, 20_000), move |this| {
                     if this.spoilt.borrow_mut().remove(&index) {
-                        this.cluster.fault(&format!("disk of {} is replaced", node.name()));
+                        this.cluster.fault("disk is lost", &format!("disk of {} is replaced", node.name()));
                         this.replace(index);
                     }
                 });

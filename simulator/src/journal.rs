@@ -14,6 +14,7 @@ use types::extent::Extent;
 use types::ids::Partition;
 use types::redundancy::Redundancy;
 
+use crate::checkers::Checker;
 use crate::cluster::{Cluster, Running};
 use crate::content::{content, difference};
 use crate::nodes::client::Layers;
@@ -118,8 +119,10 @@ impl Journal {
         let Record { value, extent, session, .. } = *record;
         if self.lives(session).await {
             let size = extent.len;
-            self.cluster
-                .violated(format!("acked append {value} of {size} bytes to {extent:?} of session {session}: {why}"));
+            self.cluster.violated(
+                Checker::Appends,
+                format!("acked append {value} of {size} bytes to {extent:?} of session {session}: {why}"),
+            );
         }
     }
 

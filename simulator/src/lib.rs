@@ -11,6 +11,7 @@
 //! Invariants: a seed damages only what the promises cover, so that every failure is a bug; the
 //! checkers know nothing of how the code works; nothing here is drawn from anything but the seed.
 
+pub mod checkers;
 pub mod clock;
 pub mod cluster;
 pub mod content;
@@ -28,4 +29,6 @@ pub mod nodes;
 pub mod seed;
 pub mod settle;
 pub mod shape;
+pub mod situations;
+pub mod uncover;
 pub mod workload;

@@ -5,6 +5,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "this program measures real time and runs seeds on threads")]
 
+mod mutants;
+
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use platform::PlantedBug;
+use platform::planted::PlantedBug;
 use simulator::seed::{self, Options, Report};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -36,12 +39,18 @@ struct Args {
     /// Seeds at once, each on a thread of its own.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Switch a deliberate mistake on: ack-before-flush or seal-without-fence.
+    /// Switch a deliberate mistake on, by its name in docs/planted-bugs.md.
     #[arg(long, value_parser = planted)]
     planted: Vec<PlantedBug>,
     /// Turn up the faults that uncover this mistake without making it.
     #[arg(long, value_parser = planted)]
     profile: Option<PlantedBug>,
+    /// Hunt every planted mistake (or those of --planted) in at most so many seeds each.
+    #[arg(long)]
+    mutants: Option<u64>,
+    /// Where the table of the hunt goes.
+    #[arg(long)]
+    report: Option<PathBuf>,
     /// Append the result to this file.
     #[arg(long)]
     ledger: Option<PathBuf>,
@@ -57,11 +66,11 @@ struct Args {
 }
 
 fn planted(text: &str) -> Result<PlantedBug, String> {
-    match text {
-        "ack-before-flush" => Ok(PlantedBug::AckBeforeFlush),
-        "seal-without-fence" => Ok(PlantedBug::SealWithoutFence),
-        _ => Err("ack-before-flush or seal-without-fence".into()),
-    }
+    let known = PlantedBug::ALL.iter().copied();
+    known.clone().find(|bug| bug.name() == text).ok_or_else(|| {
+        let names: Vec<&str> = known.map(PlantedBug::name).collect();
+        format!("one of {}", names.join(", "))
+    })
 }
 
 impl Args {
@@ -82,6 +91,11 @@ impl FormatTime for VirtualTime {
     }
 }
 
+/// Lines of a failed seed's story that are shown.
+const STORY_LINES: usize = 40;
+/// A run of so many seeds must come into every situation.
+const SEEDS_FOR_ALL: u64 = 500;
+
 #[derive(Default)]
 struct Sum {
     seeds: u64,
@@ -90,17 +104,36 @@ struct Sum {
     operations: u64,
     faults: u64,
     undecided: u64,
+    reached: BTreeMap<&'static str, u64>,
 }
 
 fn main() {
     let args = Args::parse();
+    if let Some(seeds_max) = args.mutants {
+        std::process::exit(hunt(&args, seeds_max));
+    }
     if let Some(seed) = args.seed.filter(|_| args.seeds <= 1 || args.from.is_none() && args.seconds.is_none()) {
         std::process::exit(replay(seed, &args));
     }
     std::process::exit(many(&args));
 }
 
-/// Runs one seed twice as loud.
+/// Hunts planted mistakes.
+fn hunt(args: &Args, seeds_max: u64) -> i32 {
+    std::panic::set_hook(Box::new(|_| {}));
+    let bugs = if args.planted.is_empty() { PlantedBug::ALL.to_vec() } else { args.planted.clone() };
+    let (report, good) = mutants::hunt_all(&bugs, seeds_max, args.jobs);
+    if let Some(path) = &args.report
+        && let Err(error) = std::fs::write(path, &report)
+    {
+        eprintln!("cannot write {}: {error}", path.display());
+        return 1;
+    }
+    println!("\n{report}");
+    i32::from(!good)
+}
+
+/// Runs one seed, loud.
 fn replay(seed: u64, args: &Args) -> i32 {
     tracing_subscriber::fmt()
         .with_timer(VirtualTime)
@@ -114,6 +147,7 @@ fn replay(seed: u64, args: &Args) -> i32 {
     for line in &report.trace {
         println!("{line}");
     }
+    println!("drawn: {}", report.summary);
     println!(
         "seed {seed}: {:.1} virtual seconds, {} operations, {} faults, trace {:016x}",
         report.virtual_seconds, report.operations, report.faults, report.trace_hash
@@ -150,7 +184,9 @@ fn many(args: &Args) -> i32 {
                     if over {
                         break;
                     }
-                    let report = seed::run(first + number, &options);
+                    // One in a hundred is run twice: the same seed must give the same run.
+                    let run = if number % 100 == 0 { seed::run_twice } else { seed::run };
+                    let report = run(first + number, &options);
                     let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     if !report.violations.is_empty() {
                         tell_failure(&report, args);
@@ -170,8 +206,13 @@ fn tell_failure(report: &Report, args: &Args) {
     if !args.planted.is_empty() {
         println!("  (with the planted mistakes {:?})", args.planted);
     }
+    println!("  drawn: {}", report.summary);
     for violation in report.violations.iter().take(6) {
         println!("  {violation}");
+    }
+    println!("  what happened last:");
+    for line in report.story.iter().rev().take(STORY_LINES).rev() {
+        println!("    {line}");
     }
 }
 
@@ -181,6 +222,9 @@ fn take(sum: &mut Sum, report: &Report) {
     sum.operations += report.operations;
     sum.faults += report.faults;
     sum.undecided += report.undecided;
+    for (name, count) in &report.reached {
+        *sum.reached.entry(name).or_default() += count;
+    }
     if !report.violations.is_empty() {
         sum.failed.push(report.seed);
     }
@@ -198,13 +242,26 @@ fn finish(sum: &Sum, took: Duration, args: &Args) -> i32 {
     let rate = sum.seeds as f64 * 60.0 / took.as_secs_f64().max(0.001);
     let line = format!("{} seeds, {} failed, {rate:.0} seeds/min", sum.seeds, sum.failed.len());
     println!("{means}");
+    let never = tell_situations(sum);
     if let Some(ledger) = &args.ledger
         && let Err(error) = append(ledger, &format!("{}: {line}; {means}; failed {:?}\n", args.revision, sum.failed))
     {
         eprintln!("cannot write {}: {error}", ledger.display());
     }
     println!("{line}");
-    i32::from(!sum.failed.is_empty())
+    let enough = sum.seeds < SEEDS_FOR_ALL || never == 0 || !args.planted.is_empty();
+    i32::from(!sum.failed.is_empty() || !enough)
+}
+
+/// Tells how often each situation was reached; answers how many never were.
+fn tell_situations(sum: &Sum) -> usize {
+    let told: Vec<String> = sum.reached.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    println!("situations: {}", told.join("; "));
+    let never: Vec<&str> = sum.reached.iter().filter(|(_, count)| **count == 0).map(|(name, _)| *name).collect();
+    if !never.is_empty() {
+        println!("never reached: {}", never.join("; "));
+    }
+    never.len()
 }
 
 fn append(path: &Path, line: &str) -> std::io::Result<()> {

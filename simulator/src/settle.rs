@@ -11,6 +11,7 @@ use platform::clock::Clock;
 use proto::rows::{ChunkRow, chunk_state};
 use types::redundancy::Redundancy;
 
+use crate::checkers::Checker;
 use crate::cluster::Cluster;
 use crate::history::Ask;
 use crate::inspect;
@@ -36,16 +37,16 @@ pub async fn run(cluster: Rc<Cluster>, layers: &Layers) {
     let clock = cluster.simulation.platform().clock().clone();
     cluster.stopping.set(true);
     if !until(&clock, DRAIN, || cluster.workers_running.get() == 0).await {
-        cluster.violated(format!("{} workers hang without faults", cluster.workers_running.get()));
+        cluster.violated(Checker::Service, format!("{} workers hang without faults", cluster.workers_running.get()));
         return;
     }
     if !until(&clock, LEADER, || cluster.leader().is_some()).await {
-        return cluster.violated("no leader without faults".into());
+        return cluster.violated(Checker::Service, "no leader without faults");
     }
     let platform = cluster.simulation.platform();
     let actor = Actor { cluster: cluster.clone(), platform, objects: layers.objects.clone(), worker: LAST };
     if let Err(error) = works(&actor).await {
-        return cluster.violated(format!("operations fail without faults: {error}"));
+        return cluster.violated(Checker::Service, format!("operations fail without faults: {error}"));
     }
     read_all(&actor).await;
     if !cluster.violations().is_empty() {
@@ -103,15 +104,15 @@ async fn works(actor: &Actor) -> Result<(), ObjectError> {
 async fn read_all(actor: &Actor) {
     let bucket = match actor.objects.bucket(&bucket_name()).await {
         Ok(bucket) => bucket,
-        Err(error) => return actor.cluster.violated(format!("bucket cannot be read: {error}")),
+        Err(error) => return actor.cluster.violated(Checker::Service, format!("bucket cannot be read: {error}")),
     };
     for key in 0..actor.cluster.history.key_count() {
         if let Err(error) = actor.get(&bucket, key).await {
-            actor.cluster.violated(format!("key {key} cannot be read without faults: {error}"));
+            actor.cluster.violated(Checker::Service, format!("key {key} cannot be read without faults: {error}"));
         }
     }
     if let Err(error) = actor.list(&bucket).await {
-        actor.cluster.violated(format!("bucket cannot be listed without faults: {error}"));
+        actor.cluster.violated(Checker::Service, format!("bucket cannot be listed without faults: {error}"));
     }
 }
 
@@ -122,13 +123,14 @@ async fn become_whole(cluster: &Cluster, clock: &Clock) {
     };
     if !until(clock, WHOLE, || look().is_empty()).await {
         for what in look().into_iter().take(5) {
-            cluster.violated(format!("not whole after {}s without faults: {what}", WHOLE.as_secs()));
+            cluster
+                .violated(Checker::Redundancy, format!("not whole after {}s without faults: {what}", WHOLE.as_secs()));
         }
         return;
     }
     let Some(leader) = cluster.leader() else { return };
     for what in inspect::references(&leader).into_iter().take(5) {
-        cluster.violated(what);
+        cluster.violated(Checker::References, what);
     }
 }
 
@@ -145,7 +147,7 @@ async fn check_shards(cluster: &Cluster, layers: &Layers) {
             let Err(why) = check_chunk(layers, chunk, &row).await else { break };
             left -= 1;
             if left == 0 {
-                return cluster.violated(why);
+                return cluster.violated(Checker::Shards, why);
             }
             clock.sleep(Duration::from_secs(1)).await;
         }
@@ -210,7 +212,7 @@ pub(crate) async fn all_vote(cluster: &Cluster, clock: &Clock) {
         Ok(())
     };
     if !until(clock, WHOLE, || look().is_ok()).await {
-        cluster.violated(format!("metaservers are not whole: {}", look().err().unwrap_or_default()));
+        cluster.violated(Checker::Voters, format!("metaservers are not whole: {}", look().err().unwrap_or_default()));
     }
 }
 
@@ -221,10 +223,10 @@ pub(crate) async fn agree(cluster: &Cluster, clock: &Clock) {
     };
     let equal = || applied().is_some_and(|applied| applied.windows(2).all(|pair| pair[0] == pair[1]));
     if !until(clock, LEADER, equal).await {
-        return cluster.violated(format!("replicas do not catch up: {:?}", applied()));
+        return cluster.violated(Checker::Agreement, format!("replicas do not catch up: {:?}", applied()));
     }
     let hashes: Vec<_> = cluster.metas().iter().flatten().map(|meta| meta.replica().state_hash().ok()).collect();
     if hashes.windows(2).any(|pair| pair[0] != pair[1]) {
-        cluster.violated(format!("replicas differ at the same index: {hashes:x?}"));
+        cluster.violated(Checker::Agreement, format!("replicas differ at the same index: {hashes:x?}"));
     }
 }

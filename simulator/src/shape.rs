@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use metaserver::server::ServerTimes;
-use platform::PlantedBug;
+use platform::planted::PlantedBug;
 use platform::sim::SimOptions;
 use types::redundancy::Redundancy;
 
 use crate::draw::Draw;
+use crate::faults::metadata::{DAMAGES, Damage};
+use crate::uncover::uncover;
 
 /// Metaserver replicas.
 pub const METAS: usize = 3;
@@ -46,8 +48,16 @@ pub struct Rates {
     pub clock_jump: Option<Duration>,
     /// Somebody has a chunk sealed that its writer still writes to, as a take-over does.
     pub seal: Option<Duration>,
+    /// All chunkservers lose their power when a seal is committed, before they are told of it.
+    pub dark: Option<Duration>,
+    /// The leader is cut off from the other metaservers, and from nobody else.
+    pub split: Option<Duration>,
+    /// A process stops when it has rebuilt a shard, and goes on when its lease is over.
+    pub stall: Option<Duration>,
     /// Flushes of a metaserver's disk fail until it is restarted.
     pub meta_flush_fails: Option<Duration>,
+    /// Bits of a chunk disk flip when the other faults have stopped.
+    pub rot: Option<Duration>,
     /// Something in a metaserver's directory is damaged, put back from an older copy, or gone.
     pub meta_damage: Option<Duration>,
     /// A metaserver loses its power in a delicate moment.
@@ -114,6 +124,10 @@ pub struct Shape {
     pub work: Work,
     /// The faults.
     pub rates: Rates,
+    /// What may be damaged in a metaserver's directory.
+    pub damages: Vec<Damage>,
+    /// Time in which a chunkserver reads everything that it holds.
+    pub scrub: Duration,
     /// The machine: latencies and random faults of network and disks.
     pub machine: SimOptions,
 }
@@ -231,24 +245,61 @@ impl Shape {
             safety: draw.millis(32_000, 44_000),
             work: work(&draw),
             rates: rates(&draw),
+            damages: DAMAGES.to_vec(),
+            scrub: Duration::from_secs(meta.between(8, 30)),
             machine: machine(&draw, planted, trace_events),
         };
         let likely = *meta.pick(&[0.0, 0.4, 0.8]);
         shape.rates.meta_flush_fails = rate(&meta, likely, 6, 30);
         shape.rates.meta_damage = rate(&meta, likely, 3, 15);
         shape.rates.meta_trap = rate(&meta, likely, 3, 15);
-        if profile == Some(PlantedBug::AckBeforeFlush) {
-            shape.rates.power_cut = Some(Duration::from_secs(8));
-            shape.rates.crash_chunk = Some(Duration::from_secs(4));
-            shape.machine.disk_flush.1 = Duration::from_millis(30);
-        }
-        if profile == Some(PlantedBug::SealWithoutFence) {
-            // Appends that are under way in the moment of the seal uncover it.
-            shape.rates.seal = Some(Duration::from_millis(500));
-            shape.work.journals = 2;
-            shape.work.journal = Duration::from_millis(20);
+        shape.rates.rot = rate(&meta, 0.3, 1, 2);
+        shape.rates.dark = rate(&meta, 0.2, 4, 20);
+        shape.rates.split = rate(&meta, 0.3, 4, 20);
+        shape.rates.stall = rate(&meta, 0.3, 2, 10);
+        if let Some(bug) = profile {
+            uncover(&mut shape, bug);
         }
         shape
+    }
+
+    /// What the seed drew, in a line: what sets it apart from others.
+    pub fn summary(&self) -> String {
+        let Shape { policy, times, work, machine, .. } = self;
+        let mut line = format!(
+            "{policy}, chunks of {} KiB, cells of {} KiB, {} partitions, inline up to {}, segments of {} KiB, state \
+             flushed after {} entries, {} kept, {} clients with {} workers and {} journals, sessions end after {:?}",
+            self.chunk_capacity >> 10,
+            self.cell_size >> 10,
+            self.partitions,
+            self.inline_max,
+            self.segment_size >> 10,
+            self.flush_entries,
+            self.keep_entries,
+            work.clients,
+            work.workers,
+            work.journals,
+            times.session_silent,
+        );
+        let network = [
+            ("slow", machine.net_slow),
+            ("loss", machine.loss),
+            ("duplicate", machine.duplicate),
+            ("damage", machine.damage),
+            ("cut", machine.cut),
+            ("disk slow", machine.disk_slow),
+        ];
+        for (name, probability) in network.into_iter().filter(|(_, probability)| *probability > 0.0) {
+            line.push_str(&format!("; {name} {probability:.4}"));
+        }
+        // Rates are told by their names as the code has them.
+        let rates = format!("{:?}", self.rates);
+        let on = rates.trim_start_matches("Rates { ").split(", ").filter(|rate| rate.contains("Some("));
+        for rate in on {
+            line.push_str("; ");
+            line.push_str(&rate.replace("Some(", "every ").replace([')', '}'], ""));
+        }
+        line
     }
 
     /// How many chunk disks may be lost before data is.

@@ -12,6 +12,7 @@ use platform::Platform;
 use platform::clock::Instant;
 use types::names::{BucketName, ObjectKey};
 
+use crate::checkers::Checker;
 use crate::cluster::{BUCKET, Cluster, Running};
 use crate::content::{content, difference, etag, value_of};
 use crate::history::{Ask, Operation, Told};
@@ -77,7 +78,7 @@ impl Actor {
     fn judge(&self, error: &ObjectError) {
         match error {
             ObjectError::Unavailable(_) | ObjectError::SlowDown(_) => tracing::debug!(%error, "operation failed"),
-            other => self.cluster.violated(format!("worker {} was told: {other}", self.worker)),
+            other => self.cluster.violated(Checker::Answers, format!("worker {} was told: {other}", self.worker)),
         }
     }
 
@@ -163,7 +164,8 @@ impl Actor {
         let told = match self.objects.put(bucket, &self.key(key), writer, meta, &conditions).await {
             Ok(info) => {
                 if info.size != size {
-                    self.cluster.violated(format!("put of {size} bytes was answered with {} bytes", info.size));
+                    self.cluster
+                        .violated(Checker::Bytes, format!("put of {size} bytes was answered with {} bytes", info.size));
                 }
                 self.cluster.seen.borrow_mut().insert(key, value);
                 Told::Done
@@ -211,7 +213,10 @@ impl Actor {
             let value = value_of(&info.meta.etag).unwrap_or(0);
             self.cluster.history.end(handle, Told::Value(Some(value)), self.now());
             if self.cluster.history.size_of(value) != Some(info.size) {
-                self.cluster.violated(format!("key {key}: value {value} has {} bytes, which nobody wrote", info.size));
+                self.cluster.violated(
+                    Checker::Bytes,
+                    format!("key {key}: value {value} has {} bytes, which nobody wrote", info.size),
+                );
                 return Ok(None);
             }
             self.cluster.seen.borrow_mut().insert(key, value);
@@ -225,10 +230,10 @@ impl Actor {
                     Ok(None) => break Ok(()),
                     Ok(Some(bytes)) => {
                         if let Some(position) = difference(value, at, &bytes) {
-                            self.cluster.violated(format!(
-                                "key {key}: value {value} differs at byte {position} of {}",
-                                info.size
-                            ));
+                            self.cluster.violated(
+                                Checker::Bytes,
+                                format!("key {key}: value {value} differs at byte {position} of {}", info.size),
+                            );
                             return Ok(None);
                         }
                         at += bytes.len() as u64;
@@ -239,7 +244,8 @@ impl Actor {
             match outcome {
                 Ok(()) if at == end => return Ok(Some(value)),
                 Ok(()) => {
-                    self.cluster.violated(format!("key {key}: {} of {} bytes came", at - start, end - start));
+                    self.cluster
+                        .violated(Checker::Bytes, format!("key {key}: {} of {} bytes came", at - start, end - start));
                     return Ok(None);
                 }
                 // Replaced between its row and its bytes: there must be something newer.
@@ -282,7 +288,7 @@ impl Actor {
                 return Ok(());
             }
             if page.next_after <= after {
-                self.cluster.violated(format!("listing does not go on behind {after:?}"));
+                self.cluster.violated(Checker::Answers, format!("listing does not go on behind {after:?}"));
                 return Ok(());
             }
             after = page.next_after;

@@ -9,6 +9,7 @@ use metaserver::server::{MetaServer, ServerTimes};
 use metaserver::store::StateStore;
 use metaserver::store::rocks::RocksStore;
 use platform::Platform;
+use platform::planted::Planted;
 use rpc::peers::Peers;
 
 use super::NodeError;
@@ -54,6 +55,7 @@ pub async fn start(
         contacts: group.contacts,
         replaces: group.replaces,
         founding: identity::is_founding(home).await?,
+        planted: Planted::default(),
         state_damaged,
         store: identity.store,
         tick: Duration::from_millis(50),

@@ -11,6 +11,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use platform::planted::PlantedBug;
 use proto::record::{RecordHeader, RecordKind};
 use types::ids::{PlacementId, RequestId};
 
@@ -67,6 +68,8 @@ impl Store {
     /// # Errors
     /// The disk failed: the shards serve no one any more, but a restart may bring them back.
     pub async fn delete(&self, placements: &[PlacementId]) -> Result<(), StoreError> {
+        let more = self.planted_deletes(placements);
+        let placements: &[PlacementId] = if more.is_empty() { placements } else { &more };
         {
             let mut state = self.0.state.borrow_mut();
             for placement in placements {
@@ -91,6 +94,18 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// A planted mistake: with each placement the others of its chunk.
+    fn planted_deletes(&self, placements: &[PlacementId]) -> Vec<PlacementId> {
+        if !self.0.platform.planted(PlantedBug::DeleteByChunk) {
+            return Vec::new();
+        }
+        let state = self.0.state.borrow();
+        let chunks: Vec<_> =
+            placements.iter().filter_map(|placement| state.shards.get(placement)).map(|shard| shard.chunk).collect();
+        let others = state.shards.iter().filter(|(_, shard)| chunks.contains(&shard.chunk)).map(|(id, _)| *id);
+        placements.iter().copied().chain(others).collect()
     }
 
     async fn bury(&self, placements: &[PlacementId]) -> Result<(), StoreError> {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use futures_util::{StreamExt, stream};
 use platform::Platform;
 use platform::disk::{Disk, DiskError, File, Open, Space};
+use platform::planted::PlantedBug;
 use proto::checkpoint::{Checkpoint, ShardEntry};
 use proto::chunk::ScrubState;
 use proto::record::{BLOCK, RecordHeader};
@@ -31,6 +32,8 @@ pub(super) struct Recovery<'a> {
     pub(super) store: StoreId,
     pub(super) slot_size: u64,
     pub(super) file_len: u64,
+    /// A planted mistake.
+    pub(super) cut_at_rot: bool,
 }
 
 /// What a slot's first record says.
@@ -61,10 +64,14 @@ impl Store {
             }),
         };
         let file_len = file.len().await.map_err(io)?;
-        let recovery = Recovery { file: &file, store: id, slot_size: config.slot_size, file_len };
+        let cut_at_rot = platform.planted(PlantedBug::ShardCutAtRot);
+        let recovery = Recovery { file: &file, store: id, slot_size: config.slot_size, file_len, cut_at_rot };
         let count = file_len.div_ceil(config.slot_size);
         let scrubbed = (PlacementId(checkpoint.scrubbed), checkpoint.scrub_began_ms);
-        let (shards, next_sequence) = recovery.run(checkpoint, count).await.map_err(io)?;
+        let (mut shards, next_sequence) = recovery.run(checkpoint, count).await.map_err(io)?;
+        if platform.planted(PlantedBug::EpochLostAtRestart) {
+            shards.values_mut().filter(|shard| !shard.sealed).for_each(|shard| shard.epoch = Epoch(1));
+        }
         let damaged = shards.values().filter(|shard| shard.has_holes).map(|shard| shard.placement).collect();
         let used: BTreeSet<u64> = shards.values().flat_map(|shard| shard.slots.iter().map(|(slot, _)| *slot)).collect();
         let space = disk.space().unwrap_or(Space { total: 0, available: 0 });

@@ -38,7 +38,8 @@ pub(super) async fn recover(recovery: &Recovery<'_>, shard: &mut Shard, gap: boo
         return Ok(true);
     }
     let len = shard.durable_len();
-    let mut tail = Tail { shard, len, mark: len, found: Vec::new(), bad: false, rot: 0 };
+    let mut tail =
+        Tail { shard, len, mark: len, found: Vec::new(), bad: false, rot: 0, cut_at_rot: recovery.cut_at_rot };
     if scan(recovery, &mut tail).await? {
         return Ok(true);
     }
@@ -173,6 +174,8 @@ struct Tail<'a> {
     /// A record that must have been there is bad, and nothing behind it vouches for it.
     bad: bool,
     rot: u64,
+    /// A planted mistake.
+    cut_at_rot: bool,
 }
 
 impl Tail<'_> {
@@ -185,7 +188,7 @@ impl Tail<'_> {
                     return false;
                 }
                 if header.offset > self.len {
-                    if header.durable_len <= self.len {
+                    if header.durable_len <= self.len || self.cut_at_rot {
                         // Written before what is missing was durable: never acked.
                         self.bad = true;
                         return false;
@@ -200,7 +203,7 @@ impl Tail<'_> {
             }
             RecordKind::Fence | RecordKind::Seal => {
                 if header.offset > self.len {
-                    if header.durable_len <= self.len {
+                    if header.durable_len <= self.len || self.cut_at_rot {
                         self.bad = true;
                         return false;
                     }

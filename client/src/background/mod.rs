@@ -77,6 +77,7 @@ async fn repair(meta: &MetaClient, shards: &Shards, reader: &ChunkReader, entry:
             finish.commit = false;
             break;
         }
+        meta.platform().reached("shard is rebuilt");
     }
     finish
 }

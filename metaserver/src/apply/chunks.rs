@@ -1,5 +1,6 @@
 //! Chunks: grant, fence, seal, move, delete (ARCHITECTURE 4, rules 5 to 9).
 
+use platform::planted::PlantedBug;
 use proto::chunk::ShardName;
 use proto::keys::{self, Counter};
 use proto::meta::{
@@ -171,7 +172,8 @@ fn forget_shard(txn: &mut Txn<'_>, chunk: ChunkId, remaining: &[ShardRow], shard
 /// move is under way.
 pub(super) fn settle(txn: &mut Txn<'_>, chunk: ChunkId, mut row: ChunkRow) -> Result<ChunkEntry, Stop> {
     let shards_wanted = row.redundancy.policy().map_or(0, |policy| policy.shards());
-    if row.state == chunk_state::SEALED && row.released && row.live_bytes == 0 {
+    let released = row.released || txn.planted(PlantedBug::ReclaimOfLiveSession);
+    if row.state == chunk_state::SEALED && released && row.live_bytes == 0 {
         row.state = chunk_state::CONDEMNED;
         let mut gone = std::mem::take(&mut row.shards);
         if let Some(pending) = row.pending_move.take() {
@@ -246,7 +248,8 @@ pub(super) fn start_move(txn: &mut Txn<'_>, body: &StartMove) -> Applied {
 pub(super) fn finish_move(txn: &mut Txn<'_>, body: &FinishMove) -> Applied {
     let chunk = ChunkId(body.chunk);
     let mut row = chunk_row(txn, body.chunk)?;
-    let Some(pending) = row.pending_move.take_if(|pending| pending.id == body.id) else {
+    let any = txn.planted(PlantedBug::MoveNotPending);
+    let Some(pending) = row.pending_move.take_if(|pending| pending.id == body.id || any) else {
         return refuse(refusal::CHUNK, "that move is not pending");
     };
     let gone: Vec<ShardRow> = if body.commit {

@@ -14,6 +14,7 @@ pub mod txn;
 mod uploads;
 
 use bytes::Bytes;
+use platform::planted::PlantedBug;
 use proto::keys;
 use proto::meta::{Body, Command, Outcome, refusal};
 use proto::rows::{ClusterRow, OutcomeRow, SessionRow};
@@ -84,7 +85,7 @@ fn once(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Some(session) => session,
         None => return refuse(refusal::NO_SESSION, format!("session {} is unknown", env.session)),
     };
-    if session.ended {
+    if session.ended && !txn.planted(PlantedBug::CommitOfEndedSession) {
         return refuse(refusal::NO_SESSION, format!("session {} has ended", env.session));
     }
     if command.sequence <= session.floor {
@@ -95,7 +96,7 @@ fn once(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
     }
     let body_hash = body_hash(command);
     let outcome_key = keys::outcome(Partition(0), env.session, command.sequence);
-    if let Some(first) = txn.get::<OutcomeRow>(&outcome_key)? {
+    if let Some(first) = txn.get::<OutcomeRow>(&outcome_key)?.filter(|_| !txn.planted(PlantedBug::RetryAppliedTwice)) {
         if first.body_hash != body_hash {
             return refuse(refusal::OTHER_BODY, "this sequence number was used for another command");
         }
@@ -160,6 +161,26 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::MoveExtents(body) => references::move_extents(txn, env, body),
         Body::PutAccessKey(body) => buckets::put_access_key(txn, env, body),
         Body::DeleteAccessKey(body) => buckets::delete_access_key(txn, body),
+    }
+}
+
+/// A planted mistake: whether the conditions of a command hold in a state that may be older than
+/// the one in which it is applied. Answers the refusal if they do not.
+///
+/// # Errors
+/// The store is damaged.
+pub fn too_early(txn: &Txn<'_>, command: &Command) -> Result<Option<Outcome>, StoreFault> {
+    let (bucket, key, conditions) = match &command.body {
+        Some(Body::PutObject(body)) => (body.bucket, &body.key, &body.conditions),
+        Some(Body::DeleteObject(body)) => (body.bucket, &body.key, &body.conditions),
+        _ => return Ok(None),
+    };
+    let old = txn.get(&keys::object(Partition(command.partition as u16), bucket, key))?;
+    match objects::check(txn, conditions, old.as_ref()) {
+        Err(Stop::Refused(refused)) => {
+            Ok(Some(Outcome { refusal: refused.code, text: refused.text, ..Outcome::default() }))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Objects: put and delete, with their conditions.
 
+use platform::planted::PlantedBug;
 use proto::keys;
 use proto::meta::{Conditions, DeleteObject, Outcome, PutObject, refusal};
 use proto::rows::ObjectRow;
@@ -10,7 +11,10 @@ use super::txn::Txn;
 use super::{Applied, Env, Stop, references, refuse};
 
 /// Decides `If-None-Match: *` and `If-Match` against what is there.
-pub(super) fn check(conditions: &Conditions, old: Option<&ObjectRow>) -> Result<(), Stop> {
+pub(super) fn check(txn: &Txn<'_>, conditions: &Conditions, old: Option<&ObjectRow>) -> Result<(), Stop> {
+    if txn.planted(PlantedBug::ConditionBeforeLog) {
+        return Ok(());
+    }
     if conditions.absent && old.is_some() {
         return refuse(refusal::PRECONDITION, "the key exists");
     }
@@ -46,7 +50,7 @@ pub(super) fn put(txn: &mut Txn<'_>, env: &Env, body: &PutObject) -> Applied {
         return refuse(refusal::MALFORMED, "key length");
     }
     let old: Option<ObjectRow> = txn.get(&keys::object(env.partition, body.bucket, &body.key))?;
-    check(&body.conditions, old.as_ref())?;
+    check(txn, &body.conditions, old.as_ref())?;
     let row = ObjectRow {
         size: body.body.size,
         modified_ms: env.now_ms,
@@ -64,7 +68,7 @@ pub(super) fn delete(txn: &mut Txn<'_>, env: &Env, body: &DeleteObject) -> Appli
     bucket_row(txn, env, body.bucket)?;
     let key = keys::object(env.partition, body.bucket, &body.key);
     let old: Option<ObjectRow> = txn.get(&key)?;
-    check(&body.conditions, old.as_ref())?;
+    check(txn, &body.conditions, old.as_ref())?;
     let existed = old.is_some();
     if let Some(old) = old {
         references::release(txn, env, &old.body)?;

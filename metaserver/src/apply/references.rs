@@ -1,5 +1,6 @@
 //! References from blobs to chunks: they appear and go in the same batch as what needs them.
 
+use platform::planted::PlantedBug;
 use proto::keys::{self, Counter};
 use proto::meta::{MoveExtents, NewBody, Outcome, refusal};
 use proto::rows::{BlobRef, BlobRow, BodyRow, ExtentRow, chunk_state};
@@ -31,7 +32,9 @@ pub(super) fn take(txn: &mut Txn<'_>, env: &Env, new: &NewBody) -> Result<BodyRo
     if !new.inline.is_empty() || new.extents.len() > EXTENTS_MAX {
         return refuse(refusal::MALFORMED, "both inline bytes and extents, or too many");
     }
-    live_session(txn, env.session)?;
+    if !txn.planted(PlantedBug::CommitOfEndedSession) {
+        live_session(txn, env.session)?;
+    }
     let mut at = 0;
     for extent in &new.extents {
         if extent.logical != at || extent.len == 0 {
@@ -57,11 +60,16 @@ fn refer(txn: &mut Txn<'_>, env: &Env, blob: BlobId, extent: &ExtentRow) -> Resu
     if chunk.partition() != env.partition {
         return refuse(refusal::CHUNK, "chunk of another partition");
     }
+    if txn.planted(PlantedBug::CommitOfEndedSession) && txn.get_bytes(&keys::chunk(chunk))?.is_none() {
+        txn.put_bytes(keys::reference(chunk, extent.offset, blob), Vec::new());
+        return Ok(());
+    }
     let mut row = chunk_row(txn, extent.chunk)?;
     let end = extent.offset.saturating_add(extent.len);
     let needed = row.redundancy.policy().map_or(1, |policy| policy.needed()) as u64;
     let sealed_below = row.state == chunk_state::SEALED && end > row.sealed_len.saturating_mul(needed);
-    if row.session != env.session.0 || row.released || row.state == chunk_state::CONDEMNED || sealed_below {
+    let released = row.released && !txn.planted(PlantedBug::CommitOfEndedSession);
+    if row.session != env.session.0 || released || row.state == chunk_state::CONDEMNED || sealed_below {
         return refuse(refusal::CHUNK, format!("chunk {chunk} cannot be referred to by this session at {end}"));
     }
     row.committed_len = row.committed_len.max(end);
@@ -120,6 +128,9 @@ pub(super) fn move_extents(txn: &mut Txn<'_>, env: &Env, body: &MoveExtents) -> 
 
 /// Gives a body's bytes back; chunks nothing refers to any more are condemned.
 pub(super) fn release(txn: &mut Txn<'_>, env: &Env, body: &BodyRow) -> Result<(), Stop> {
+    if txn.planted(PlantedBug::ReferencesKept) {
+        return Ok(());
+    }
     for part in &body.blobs {
         let blob = BlobId(part.blob);
         let key = keys::blob(env.partition, blob);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use platform::planted::{Planted, PlantedBug};
 use prost_free::Row;
 use proto::keys::{self, Counter};
 use types::ids::Partition;
@@ -62,12 +63,23 @@ pub struct Txn<'a> {
     changes: BTreeMap<Vec<u8>, Change>,
     /// What each change since the savepoint replaced, newest last.
     undo: Option<Vec<(Vec<u8>, Option<Change>)>>,
+    planted: Planted,
 }
 
 impl<'a> Txn<'a> {
     /// A transaction without changes.
     pub fn new(store: &'a StateStore) -> Txn<'a> {
-        Txn { store, changes: BTreeMap::new(), undo: None }
+        Txn { store, changes: BTreeMap::new(), undo: None, planted: Planted::default() }
+    }
+
+    /// Makes these mistakes.
+    pub fn with_mistakes(self, planted: Planted) -> Txn<'a> {
+        Txn { planted, ..self }
+    }
+
+    /// Whether a mistake is to be made.
+    pub fn planted(&self, bug: PlantedBug) -> bool {
+        self.planted.has(bug)
     }
 
     /// A row.

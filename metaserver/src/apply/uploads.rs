@@ -99,7 +99,7 @@ pub(super) fn complete(txn: &mut Txn<'_>, env: &Env, body: &CompleteUpload) -> A
         parts.push(PartBound { number: named.number, size: part.size });
     }
     let old: Option<ObjectRow> = txn.get(&object_key)?;
-    check(&body.conditions, old.as_ref())?;
+    check(txn, &body.conditions, old.as_ref())?;
     for named in &body.parts {
         let Some((key, part)) = stored.remove(&named.number) else { continue };
         txn.delete(key);

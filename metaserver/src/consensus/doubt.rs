@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use platform::clock::Instant;
+use platform::planted::PlantedBug;
 use proto::ballot::Doubt;
 use proto::meta::{LogEnd, LogEndRequest};
 use proto::service::{Answer, Request};
@@ -59,6 +60,11 @@ impl Replica {
         let last = core.raw.raft.raft_log.last_index();
         let kind = message.msg_type();
         let beyond = kind == MessageType::MsgHeartbeat && message.commit > last;
+        let planted = self.0.platform.all_planted();
+        if beyond && (planted.has(PlantedBug::DoubtIgnored) || planted.has(PlantedBug::LogCutAtRot)) {
+            message.commit = last;
+            return true;
+        }
         if beyond && core.doubt.is_none() {
             // It once acknowledged more than its log holds.
             self.0.platform.reached("log is shorter than was acknowledged");

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use platform::Platform;
 use platform::buffer::{BLOCK, Buffer};
 use platform::disk::{Disk, DiskError, File, Open};
+use platform::planted::{Planted, PlantedBug};
 use proto::log_record::{LogKind, LogRecord};
 use thiserror::Error;
 use types::ids::StoreId;
@@ -94,6 +95,19 @@ pub struct Recovered {
     pub sequence: u64,
 }
 
+/// Where a log lies and how it is cut into files.
+#[derive(Clone, Copy)]
+pub struct LogConfig {
+    /// The name that its records carry.
+    pub store: StoreId,
+    /// Segments below it are of an earlier life.
+    pub first_segment: u64,
+    /// Bytes of a segment.
+    pub segment_size: u64,
+    /// Mistakes to make.
+    pub planted: Planted,
+}
+
 struct Segment {
     number: u64,
     last_index: u64,
@@ -113,6 +127,8 @@ pub struct LogWriter {
     segments: Vec<Segment>,
     last_index: u64,
     ahead_ready: Rc<Cell<bool>>,
+    /// A planted mistake.
+    unflushed: bool,
 }
 
 /// A file of zeros that becomes the next segment: a block that was written before is flushed twice
@@ -147,19 +163,15 @@ impl LogWriter {
     ///
     /// # Errors
     /// `Rot` when flushed records are damaged, `Foreign` when they are of somebody else; the disk.
-    pub async fn open(
-        disk: Disk,
-        store: StoreId,
-        first_segment: u64,
-        segment_size: u64,
-    ) -> Result<(LogWriter, Recovered), LogError> {
+    pub async fn open(disk: Disk, config: LogConfig) -> Result<(LogWriter, Recovered), LogError> {
+        let LogConfig { store, first_segment, segment_size, planted } = config;
         let names = disk.list().await?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
         let ahead_ready = Rc::new(Cell::new(names.iter().any(|name| name == AHEAD)));
         numbers.sort_unstable();
         let next = numbers.last().map_or(1, |last| last + 1).max(first_segment);
         numbers.retain(|number| *number >= first_segment);
-        let mut scan = Scan::new(store);
+        let mut scan = Scan::new(store, planted.has(PlantedBug::LogCutAtRot));
         for number in &numbers {
             scan.segment(&disk, *number).await?;
         }
@@ -196,6 +208,7 @@ impl LogWriter {
             segments,
             last_index,
             ahead_ready,
+            unflushed: planted.has(PlantedBug::LogNotFlushed),
         };
         Ok((writer, found.recovered))
     }
@@ -262,7 +275,11 @@ impl LogWriter {
         let bytes: Bytes = buffer.freeze();
         let len = bytes.len() as u64;
         // One trip to the device: written and durable together.
-        self.file.write_durable_at(self.position, vec![bytes]).await?;
+        if self.unflushed {
+            self.file.write_at(self.position, vec![bytes]).await?;
+        } else {
+            self.file.write_durable_at(self.position, vec![bytes]).await?;
+        }
         self.position += len;
         self.durable_sequence = self.sequence;
         Ok(())

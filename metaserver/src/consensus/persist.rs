@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join;
+use platform::planted::PlantedBug;
 use proto::ballot::{Ballot, Phase};
 use proto::service::Request;
 use raft::prelude::{Message, MessageType};
@@ -43,6 +45,9 @@ impl Replica {
                 group.entries.extend(next.entries);
                 group.messages.extend(next.messages);
             }
+        }
+        if self.0.platform.planted(PlantedBug::VoteNotWritten) {
+            group.vote = None;
         }
         let ballot = self.ballot_with(&group);
         self.0.ballot.set(ballot);
@@ -93,7 +98,9 @@ impl Replica {
             self.keep(ballot).await?;
         }
         if !nothing {
-            writer.append(group.vote, group.cut, &group.entries).await?;
+            let writing = writer.append(group.vote, group.cut, &group.entries);
+            let under_way = async { self.0.platform.reached("log write under way") };
+            join(writing, under_way).await.0?;
         }
         if self.0.kept.get() != Some(ballot) {
             self.keep(ballot).await?;
@@ -211,7 +218,9 @@ impl Replica {
     }
 
     async fn flush(&self, applied: u64) -> Result<(), LogError> {
-        if let Err(fault) = self.0.store.flush(&self.0.platform).await {
+        if !self.0.platform.planted(PlantedBug::TrimBeforeFlush)
+            && let Err(fault) = self.0.store.flush(&self.0.platform).await
+        {
             self.stop(fault.to_string());
             return Ok(());
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use platform::Platform;
 use platform::clock::Instant;
 use platform::disk::Disk;
+use platform::planted::{Planted, PlantedBug};
 use proto::ballot::Ballot;
 use proto::keys;
 use proto::meta::{Command, LogEnd, LogEndRequest, Outcome};
@@ -46,6 +47,8 @@ pub struct ReplicaConfig {
     pub founding: bool,
     /// Why the applied state cannot be used, if it cannot.
     pub state_damaged: Option<String>,
+    /// Mistakes to make; set by the start.
+    pub planted: Planted,
     /// The store it lies in.
     pub store: StoreId,
     /// Length of a tick.
@@ -211,6 +214,9 @@ impl Replica {
     /// See [`ReplicaError`].
     pub async fn read_barrier(&self) -> Result<(), ReplicaError> {
         self.check()?;
+        if self.0.platform.planted(PlantedBug::StaleRead) && self.is_leader() {
+            return Ok(());
+        }
         let (sender, receiver) = oneshot::channel();
         self.0.core.borrow_mut().inbox.push_back(Input::Read(sender));
         self.0.work.notify_one();

@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use platform::planted::PlantedBug;
 use proto::keys;
 use proto::service::{Answer, Request};
 use raft::prelude::{Message, Snapshot};
 use types::ids::StoreId;
 
 use super::replica::{Core, Image, Input, Replica};
-use super::start::{applied_key, encode_applied, life_key};
+use super::start::{applied_key, encode_applied, encode_life, life_key};
 use crate::store::StoreFault;
 
 /// Bytes of a page of a snapshot.
@@ -27,7 +28,11 @@ impl Replica {
     pub(super) fn make_snapshot(&self, core: &mut Core) {
         let mut pages = Vec::new();
         let mut page = Vec::new();
+        let forgets = self.0.platform.planted(PlantedBug::SnapshotWithoutSessions);
         let scanned = self.0.store.scan(&[], None, &mut |key, value| {
+            if forgets && matches!(key.first(), Some(&keys::table::SESSION | &keys::table::OUTCOME)) {
+                return true;
+            }
             push_row(&mut page, key, value);
             if page.len() >= PAGE_BYTES {
                 pages.push(Bytes::from(std::mem::take(&mut page)));
@@ -93,7 +98,7 @@ impl Replica {
         }
         // Instead of the leader's rows, which may be of later entries, its own.
         let applied = encode_applied(metadata.index, metadata.term, metadata.get_conf_state());
-        let own = vec![(applied_key(), applied), (life_key(), self.0.config.raft_id.to_be_bytes().to_vec())];
+        let own = vec![(applied_key(), applied), (life_key(), encode_life(self.0.config.raft_id, metadata.index))];
         for page in &mut rows {
             page.retain(|(key, _)| own.iter().all(|(known, _)| known != key));
         }

@@ -20,6 +20,7 @@ use std::rc::Rc;
 
 use platform::Platform;
 use platform::disk::Disk;
+use platform::planted::PlantedBug;
 use prost_old::Message as _;
 use proto::ballot::{Ballot, Doubt, Phase};
 use proto::keys;
@@ -30,7 +31,7 @@ use tokio::sync::Notify;
 use types::ids::StoreId;
 
 use super::doubt::Doubting;
-use super::log::{LogEntry, LogError, LogWriter, Recovered, Tail, Vote, keep_ahead};
+use super::log::{LogConfig, LogEntry, LogError, LogWriter, Recovered, Tail, Vote, keep_ahead};
 use super::replica::{Core, Inner, Replica, ReplicaConfig, StartError};
 use super::storage::SharedMem;
 use crate::store::{StateStore, StoreFault};
@@ -54,9 +55,18 @@ pub(super) fn member_key(id: u64) -> Vec<u8> {
     key
 }
 
-/// The Raft id of the life that installed the state; absent until a snapshot was installed.
+/// The last snapshot installed: in which life, and its index. Absent until there was one.
 pub(super) fn life_key() -> Vec<u8> {
     vec![keys::table::APPLIED, 2]
+}
+
+pub(super) fn encode_life(raft_id: u64, index: u64) -> Vec<u8> {
+    [raft_id.to_be_bytes(), index.to_be_bytes()].concat()
+}
+
+fn decode_life(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (raft_id, index) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*raft_id), u64::from_be_bytes(index.try_into().ok()?)))
 }
 
 pub(super) fn encode_applied(index: u64, term: u64, conf: &ConfState) -> Vec<u8> {
@@ -101,6 +111,8 @@ impl Replica {
     ) -> Result<Replica, StartError> {
         let mut members = config.contacts.clone();
         members.extend(config.founders.clone());
+        config.planted = platform.all_planted();
+        config.founding |= config.planted.has(PlantedBug::EmptiedVotes);
         let opened = match open(&disk, &store, &config).await {
             Err(StartError::Damaged(why)) if members.values().any(|address| *address != config.address) => {
                 tracing::error!(replica = format!("{:x}", config.raft_id), %why, "the others must fill this replica anew");
@@ -136,7 +148,8 @@ impl Replica {
         }
         let raw = raw_node(&platform, &config, applied.0, mem.clone())?;
         let alone = voters == [config.raft_id];
-        let doubt = (ballot.doubt != Doubt::None && !alone).then(|| {
+        let forgets = config.planted.has(PlantedBug::DoubtIgnored) || config.planted.has(PlantedBug::LogCutAtRot);
+        let doubt = (ballot.doubt != Doubt::None && !alone && !forgets).then(|| {
             platform.reached(match ballot.doubt {
                 Doubt::Torn => "log ended in a torn write",
                 _ => "log has lost its end",
@@ -253,8 +266,8 @@ async fn open(disk: &Disk, store: &StateStore, config: &ReplicaConfig) -> Result
     if let Some(why) = &config.state_damaged {
         return Err(damaged(why.clone()));
     }
-    let (applied, conf) = state_of(store, &ballot, config)?;
-    let opened = LogWriter::open(disk.clone(), ballot.store, ballot.first_segment, config.segment_size).await;
+    let State { applied, conf, installed } = state_of(store, &ballot, config)?;
+    let opened = LogWriter::open(disk.clone(), log_config(&ballot, config)).await;
     let (mut writer, recovered) = match opened {
         Err(error @ (LogError::Rot { .. } | LogError::Foreign { .. })) => return Err(damaged(error.to_string())),
         other => other?,
@@ -262,7 +275,7 @@ async fn open(disk: &Disk, store: &StateStore, config: &ReplicaConfig) -> Result
     // A founder's log begins behind index 1 (see `state_of`); logs made before that rule, at 1.
     let old_log = recovered.entries.first().is_some_and(|first| first.index == 1);
     let applied = if applied == (1, 1) && old_log { (0, 0) } else { applied };
-    ballot.doubt = ballot.doubt.max(doubt_of(&ballot, &recovered, applied.0));
+    ballot.doubt = ballot.doubt.max(doubt_of(&ballot, &recovered, applied.0, installed));
     ballot.sequence = recovered.sequence;
     if conf.voters == [ballot.raft_id] {
         // There is nobody who could know better.
@@ -280,6 +293,15 @@ async fn open(disk: &Disk, store: &StateStore, config: &ReplicaConfig) -> Result
         disk.write_file(BALLOT, &ballot.encode()).await.map_err(LogError::from)?;
     }
     Ok(Opened { ballot, kept: Some(ballot), writer, applied, conf, hard_state, entries })
+}
+
+fn log_config(ballot: &Ballot, config: &ReplicaConfig) -> LogConfig {
+    LogConfig {
+        store: ballot.store,
+        first_segment: ballot.first_segment,
+        segment_size: config.segment_size,
+        planted: config.planted,
+    }
 }
 
 /// Who the replica is, by its ballot or for want of one.
@@ -307,41 +329,46 @@ fn identify(kept: Option<Ballot>, has_log: bool, config: &ReplicaConfig) -> Resu
     }
 }
 
-/// Index and term that the state holds, and who belonged to the group there.
-fn state_of(
-    store: &StateStore,
-    ballot: &Ballot,
-    config: &ReplicaConfig,
-) -> Result<((u64, u64), ConfState), StartError> {
+/// What the state says of itself.
+struct State {
+    /// Index and term that it holds.
+    applied: (u64, u64),
+    /// Who belonged to the group there.
+    conf: ConfState,
+    /// Index of the last snapshot that was put in place.
+    installed: u64,
+}
+
+fn state_of(store: &StateStore, ballot: &Ballot, config: &ReplicaConfig) -> Result<State, StartError> {
     let damaged = |fault: StoreFault| StartError::Damaged(fault.to_string());
-    let life = store.get(&life_key()).map_err(damaged)?.as_deref().and_then(keys::last_u64);
-    let ours = match life {
-        Some(life) => life == ballot.raft_id,
-        None => ballot.first_segment == 0,
+    let life = store.get(&life_key()).map_err(damaged)?.as_deref().and_then(decode_life);
+    let (ours, installed) = match life {
+        Some((life, index)) => (life == ballot.raft_id, index),
+        None => (ballot.first_segment == 0, 0),
     };
     if !ours && ballot.phase == Phase::Member {
         return Err(StartError::Damaged("its state is that of another life".into()));
     }
     if let Some(bytes) = store.get(&applied_key()).map_err(damaged)?.filter(|_| ours) {
         let (index, term, conf) = decode_applied(&bytes).map_err(damaged)?;
-        return Ok(((index, term), conf));
+        return Ok(State { applied: (index, term), conf, installed });
     }
     if ballot.first_segment > 0 || config.founders.is_empty() {
-        return Ok(((0, 0), ConfState::default()));
+        return Ok(State { applied: (0, 0), conf: ConfState::default(), installed: 0 });
     }
     // Founders begin as if they had installed a snapshot at index 1: their membership is in no log
     // entry, so a replica that joins later must be given a snapshot, never a log that begins at nothing.
     let conf = ConfState { voters: config.founders.keys().copied().collect(), ..ConfState::default() };
-    Ok(((1, 1), conf))
+    Ok(State { applied: (1, 1), conf, installed: 1 })
 }
 
 /// What the replica may have forgotten, by how its log compares with ballot and state.
-fn doubt_of(ballot: &Ballot, recovered: &Recovered, applied: u64) -> Doubt {
+fn doubt_of(ballot: &Ballot, recovered: &Recovered, applied: u64, installed: u64) -> Doubt {
     let Vote { term, vote, commit } = recovered.vote;
     let newer_ballot = ballot.term > term || ballot.term == term && ballot.vote != 0 && vote == 0;
     let last = recovered.entries.last().map_or(commit, |last| last.index.max(commit));
-    // Founders hold index 1 without an entry.
-    let newer_state = applied > 1 && applied > last;
+    // A snapshot may be in place of which the log does not tell yet; founders hold index 1 like one.
+    let newer_state = applied > last && applied > installed;
     match recovered.tail {
         _ if newer_ballot || newer_state || ballot.sequence > recovered.sequence => Doubt::Forgot,
         Tail::Bad => Doubt::Forgot,
@@ -390,7 +417,7 @@ async fn new_life(platform: &Platform, disk: &Disk, config: &ReplicaConfig) -> R
         vote: 0,
         sequence: 0,
     };
-    let opened = LogWriter::open(disk.clone(), ballot.store, ballot.first_segment, config.segment_size).await;
+    let opened = LogWriter::open(disk.clone(), log_config(&ballot, config)).await;
     let (writer, _) = opened?;
     Ok(Opened {
         ballot,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use platform::planted::PlantedBug;
 use proto::meta::{Command, Outcome};
 use raft::eraftpb::EntryType;
 use raft::prelude::{Entry, Message};
@@ -220,13 +221,18 @@ impl Replica {
     fn apply_entries(&self, core: &mut Core, entries: Vec<Entry>) -> Result<(), StoreFault> {
         let Some(last) = entries.last() else { return Ok(()) };
         let (last_index, last_term) = (last.index, last.term);
-        let mut txn = Txn::new(&self.0.store);
+        let planted = self.0.platform.all_planted();
+        let mut txn = Txn::new(&self.0.store).with_mistakes(planted);
         let mut told: Vec<(Waiter, Outcome)> = Vec::new();
         for entry in entries {
             match entry.entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => {}
                 EntryType::EntryNormal => {
-                    let command: Command = proto::decode(&entry.data).map_err(|error| StoreFault(error.to_string()))?;
+                    let mut command: Command =
+                        proto::decode(&entry.data).map_err(|error| StoreFault(error.to_string()))?;
+                    if planted.has(PlantedBug::ApplyLooksAtClock) {
+                        command.now_ms = self.0.platform.clock().unix_ms();
+                    }
                     let outcome = apply(&mut txn, &command)?;
                     if let Some(waiter) = self.waiter(core, &entry.context) {
                         told.push((waiter, outcome));

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use platform::Platform;
 use platform::disk::Disk;
+use platform::planted::PlantedBug;
 use proto::keys;
 use proto::meta::{
     Body, ChunkList, Command, GrantChunks, GrantRequest, LogEnd, LogEndRequest, MetaState, Outcome, PlannedChunk,
@@ -282,6 +283,11 @@ impl MetaServer {
                 code::FULL,
                 "the metaserver's disk is nearly full; delete something or add space",
             ));
+        }
+        if self.0.platform.planted(PlantedBug::ConditionBeforeLog)
+            && let Some(refusal) = crate::apply::too_early(&Txn::new(self.0.replica.store()), &command)?
+        {
+            return Ok(refusal);
         }
         let registers = matches!(command.body, Some(Body::RegisterSession(_)));
         if matches!(command.body, Some(Body::RegisterDisk(_))) {

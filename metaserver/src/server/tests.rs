@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use platform::planted::Planted;
 use platform::sim::{SimOptions, Simulation};
 use proto::chunk::{CensusPage, HeldShard, ScrubState, ShardName, ShardState};
 use proto::meta::{
@@ -61,6 +62,7 @@ impl World {
             contacts: BTreeMap::new(),
             replaces: 0,
             founding: true,
+            planted: Planted::default(),
             state_damaged: None,
             store: StoreId(9),
             tick: Duration::from_millis(50),

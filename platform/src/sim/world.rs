@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::planted::Planted;
 use crate::random::{Generator, mix};
 use crate::sim::SimOptions;
 use crate::sim::device::Device;
@@ -38,6 +39,7 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) trace: Trace,
     pub(crate) reached: Reached,
+    pub(crate) planted: Planted,
     pub(crate) steps: Cell<u64>,
     pub(crate) schedule: Generator,
     pub(crate) network_random: Generator,
@@ -79,6 +81,7 @@ impl World {
             network: Network::default(),
             trace: Trace::new(options.trace_events),
             reached: Reached::default(),
+            planted: Planted::of(&options.planted),
             steps: Cell::new(0),
             schedule: stream(1),
             network_random: stream(2),

@@ -20,7 +20,7 @@ use crate::shape::METAS;
 
 /// What happens to a directory while its replica is down.
 #[derive(Clone, Copy, Debug)]
-enum Damage {
+pub enum Damage {
     /// A bit flips in the log, not at its end.
     RotInLog,
     /// A bit flips in the last blocks of the log.
@@ -43,7 +43,8 @@ enum Damage {
     RottenState,
 }
 
-const DAMAGES: [Damage; 10] = [
+/// All of them.
+pub const DAMAGES: &[Damage] = &[
     Damage::RotInLog,
     Damage::RotAtEnd,
     Damage::OldLog,
@@ -57,7 +58,8 @@ const DAMAGES: [Damage; 10] = [
 ];
 
 /// Places in which a power cut is delicate.
-const PLACES: [&str; 7] = [
+const PLACES: [&str; 8] = [
+    "log write under way",
     "snapshot fetched",
     "snapshot in place",
     "state flushed",
@@ -99,7 +101,7 @@ impl Faults {
         if !self.cluster.is_up(node) {
             return;
         }
-        self.cluster.fault(&format!("flushes of {} fail", node.name()));
+        self.cluster.fault("flushes of a metaserver fail", &format!("flushes of {} fail", node.name()));
         self.cluster.excuse(index);
         self.simulation().disk_fault(&node.name(), DIR, DiskFault::FlushFails);
         self.later(self.cluster.draw.millis(500, 8000), move |this| {
@@ -124,7 +126,7 @@ impl Faults {
             if !this.on.get() {
                 return this.simulation().resume(&name);
             }
-            this.cluster.fault(&format!("power cut of {name} at \"{place}\""));
+            this.cluster.fault("power cut in a delicate place", &format!("power cut of {name} at \"{place}\""));
             this.cluster.crash(node);
             this.back_later(node, this.cluster.draw.millis(1, 3000));
         });
@@ -152,7 +154,7 @@ impl Faults {
             return;
         }
         let index = self.below(METAS);
-        let damage = *self.cluster.draw.pick(&DAMAGES);
+        let damage = *self.cluster.draw.pick(&self.cluster.shape.damages);
         let node = Node::Meta(index);
         // Down first; what is damaged while it runs is found at the next start anyway.
         self.cluster.crash(node);
@@ -160,7 +162,7 @@ impl Faults {
         if !self.do_damage(index, damage) {
             return;
         }
-        self.cluster.fault(&format!("damage to {}: {damage:?}", node.name()));
+        self.cluster.fault("damage to a metaserver", &format!("damage to {}: {damage:?}", node.name()));
         self.damaged.set(Some(index));
         let this = self.clone();
         self.spawn(async move {

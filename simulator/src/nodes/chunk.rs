@@ -21,6 +21,7 @@ use proto::service::{class, code};
 use rpc::call::{Handler, Reply};
 use types::ids::StoreId;
 
+use crate::checkers::Checker;
 use crate::cluster::{Cluster, Node};
 
 /// The directory of a store.
@@ -40,6 +41,7 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
         }
     };
     platform.tasks().spawn(store.clone().maintain()).detach();
+    platform.tasks().spawn(store.clone().scrub(cluster.shape.scrub)).detach();
     let service = ChunkService::default();
     service.add(store.clone());
     let handler: Handler = Rc::new(move |call| {
@@ -110,7 +112,7 @@ async fn register(cluster: &Cluster, meta: &MetaClient, node: Node, store: Store
             Ok(outcome) => return Some(outcome.number),
             Err(MetaError::Refused { code: refusal::DISK, .. }) => return None,
             Err(MetaError::Refused { code: refusal::NOT_INITIALISED, .. } | MetaError::Unavailable(_)) => {}
-            Err(error) => cluster.violated(format!("{} cannot register: {error}", node.name())),
+            Err(error) => cluster.violated(Checker::Answers, format!("{} cannot register: {error}", node.name())),
         }
         meta.platform().clock().sleep(Duration::from_millis(100)).await;
     }

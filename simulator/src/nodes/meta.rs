@@ -10,10 +10,12 @@ use metaserver::consensus::replica::{ReplicaConfig, StartError};
 use metaserver::server::MetaServer;
 use metaserver::store::StateStore;
 use platform::Platform;
+use platform::planted::Planted;
 use proto::service::{class, code};
 use rpc::call::{Handler, Reply};
 use types::ids::StoreId;
 
+use crate::checkers::Checker;
 use crate::cluster::{Cluster, Node};
 use crate::shape::METAS;
 
@@ -38,6 +40,7 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
         contacts: BTreeMap::new(),
         replaces: 0,
         founding: !cluster.has_started(index),
+        planted: Planted::default(),
         state_damaged: None,
         store: StoreId(0x3e7a_0000 + raft_id(index)),
         tick: Duration::from_millis(50),
@@ -50,7 +53,7 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
     let server = loop {
         let disk = match platform.open_disk(Path::new(DIR)) {
             Ok(disk) => disk,
-            Err(error) => return cluster.violated(format!("{}: {error}", node.name())),
+            Err(error) => return cluster.violated(Checker::Replicas, format!("{}: {error}", node.name())),
         };
         let state = StateStore::Memory(cluster.state(index));
         let times = cluster.shape.times;
@@ -62,7 +65,7 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
                 platform.clock().sleep(Duration::from_millis(500)).await;
             }
             // Whatever is damaged, the others can fill it anew.
-            Err(error) => return cluster.violated(format!("{} cannot start: {error}", node.name())),
+            Err(error) => return cluster.violated(Checker::Replicas, format!("{} cannot start: {error}", node.name())),
         }
     };
     cluster.has_started_now(index);
@@ -82,7 +85,7 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
             if cluster.is_excused(index) {
                 return;
             }
-            cluster.violated(format!("replica {} stopped: {why}", node.name()));
+            cluster.violated(Checker::Replicas, format!("replica {} stopped: {why}", node.name()));
             return;
         }
     }

@@ -41,10 +41,12 @@ pub(super) struct Scan {
     tail: Tail,
     /// Where the last segment read has nothing but zeros behind.
     pub(super) content_end: u64,
+    /// A planted mistake.
+    cut_at_rot: bool,
 }
 
 impl Scan {
-    pub(super) fn new(store: StoreId) -> Scan {
+    pub(super) fn new(store: StoreId, cut_at_rot: bool) -> Scan {
         Scan {
             store,
             entries: BTreeMap::new(),
@@ -56,6 +58,7 @@ impl Scan {
             mark: (0, 0),
             tail: Tail::Whole,
             content_end: 0,
+            cut_at_rot,
         }
     }
 
@@ -143,7 +146,10 @@ impl Scan {
             return Tail::Torn;
         }
         // Of a record whose header cannot be trusted only the header's own sectors are known.
-        let len = span(bytes).unwrap_or(HEADER_LEN).min(bytes.len());
+        let len = span(bytes).unwrap_or(HEADER_LEN);
+        if len > bytes.len() {
+            return Tail::Torn;
+        }
         let mut at = 0;
         while at < len {
             let end = (at + rest(bytes.len() - at, SECTOR)).min(len);
@@ -158,6 +164,7 @@ impl Scan {
     pub(super) fn finish(self) -> Result<Found, LogError> {
         if let Some(gap) = self.gap
             && self.mark.0 >= gap
+            && !self.cut_at_rot
         {
             return Err(LogError::Rot { store: self.store, sequence: gap, later: self.mark.1 });
         }
@@ -169,7 +176,13 @@ impl Scan {
             }
             entries.push(entry);
         }
-        let tail = if self.gap.is_some() { self.tail.max(Tail::Torn) } else { self.tail };
+        let tail = if self.cut_at_rot {
+            Tail::Whole
+        } else if self.gap.is_some() {
+            self.tail.max(Tail::Torn)
+        } else {
+            self.tail
+        };
         Ok(Found {
             recovered: Recovered { entries, vote: self.vote, tail, sequence: self.last_sequence },
             segments: self.segments,

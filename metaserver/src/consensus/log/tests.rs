@@ -4,12 +4,17 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{LogEntry, LogError, LogWriter, StoreId, Tail, Vote};
+use super::{LogConfig, LogEntry, LogError, LogWriter, StoreId, Tail, Vote};
 use platform::fault::DiskFault;
+use platform::planted::Planted;
 use platform::sim::{SimOptions, Simulation};
 
 fn entry(index: u64) -> LogEntry {
     LogEntry { index, term: 1, kind: 0, data: vec![index as u8; 100] }
+}
+
+fn config(segment_size: u64) -> LogConfig {
+    LogConfig { store: StoreId(1), first_segment: 0, segment_size, planted: Planted::default() }
 }
 
 fn story<F: Future<Output = ()> + 'static>(make: impl FnOnce(Rc<Simulation>) -> F) {
@@ -24,7 +29,7 @@ fn segment_of_an_earlier_start_gives_up_the_zeros_behind_its_records() {
     story(|sim| async move {
         let open = |node: platform::Platform| node.open_disk(Path::new("/d")).expect("disk");
         let disk = open(sim.node("n"));
-        let (mut log, _) = LogWriter::open(disk.clone(), StoreId(1), 0, 64 << 10).await.expect("open");
+        let (mut log, _) = LogWriter::open(disk.clone(), config(64 << 10)).await.expect("open");
         let vote = Some(Vote { term: 1, vote: 1, commit: 0 });
         log.append(vote, None, &[entry(1), entry(2)]).await.expect("append");
         let file = disk.open("log-0000000000000001", platform::disk::Open::Existing).await.expect("segment");
@@ -34,7 +39,7 @@ fn segment_of_an_earlier_start_gives_up_the_zeros_behind_its_records() {
         for _ in 0..2 {
             sim.crash("n");
             let disk = open(sim.node("n"));
-            let (_, found) = LogWriter::open(disk.clone(), StoreId(1), 0, 64 << 10).await.expect("open");
+            let (_, found) = LogWriter::open(disk.clone(), config(64 << 10)).await.expect("open");
             assert_eq!(found.entries, [entry(1), entry(2)]);
             let file = disk.open("log-0000000000000001", platform::disk::Open::Existing).await.expect("segment");
             assert_eq!(file.len().await.expect("len"), used);
@@ -46,7 +51,7 @@ fn segment_of_an_earlier_start_gives_up_the_zeros_behind_its_records() {
 fn flushed_records_survive_a_crash_over_segments() {
     story(|sim| async move {
         let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-        let (mut log, found) = LogWriter::open(disk, StoreId(1), 0, 64 << 10).await.expect("open");
+        let (mut log, found) = LogWriter::open(disk, config(64 << 10)).await.expect("open");
         assert!(found.entries.is_empty());
         let vote = Vote { term: 3, vote: 2, commit: 1 };
         log.append(Some(vote), None, &[entry(1), entry(2)]).await.expect("append");
@@ -57,14 +62,14 @@ fn flushed_records_survive_a_crash_over_segments() {
         assert!(log.segment_count() > 2);
         sim.crash("n");
         let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-        let (mut log, found) = LogWriter::open(disk, StoreId(1), 0, 64 << 10).await.expect("open");
+        let (mut log, found) = LogWriter::open(disk, config(64 << 10)).await.expect("open");
         assert_eq!(found.vote, vote);
         assert_eq!(found.entries, (1..=50).map(entry).collect::<Vec<_>>());
         log.append(None, None, &[entry(51)]).await.expect("append");
         log.trim(40, &sim.node("other")).await.expect("trim");
         sim.crash("n");
         let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-        let (_, found) = LogWriter::open(disk, StoreId(1), 0, 64 << 10).await.expect("open");
+        let (_, found) = LogWriter::open(disk, config(64 << 10)).await.expect("open");
         assert_eq!(found.entries.last(), Some(&entry(51)));
         assert!(found.entries.first().is_some_and(|first| first.index <= 41));
         assert_eq!(found.vote, vote);
@@ -81,11 +86,11 @@ fn torn_tail_is_not_taken_for_rot_by_a_later_opening() {
         let sim = Rc::clone(&simulation);
         let run = async move {
             let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-            let (mut log, _) = LogWriter::open(disk, StoreId(1), 0, 64 << 10).await.expect("open");
+            let (mut log, _) = LogWriter::open(disk, config(64 << 10)).await.expect("open");
             log.append(None, None, &[entry(1)]).await.expect("append");
             let platform = sim.node("n");
             let disk = platform.open_disk(Path::new("/d")).expect("disk");
-            let (mut log, _) = LogWriter::open(disk, StoreId(1), 0, 64 << 10).await.expect("open");
+            let (mut log, _) = LogWriter::open(disk, config(64 << 10)).await.expect("open");
             let entries: Vec<LogEntry> = (2..40).map(entry).collect();
             // Dropped in the middle: the write is under way, the flush has not begun.
             let appending = platform.clock().timeout(Duration::from_micros(20), log.append(None, None, &entries));
@@ -93,7 +98,7 @@ fn torn_tail_is_not_taken_for_rot_by_a_later_opening() {
             sim.crash("n");
             for round in 0..3 {
                 let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-                let (mut log, found) = LogWriter::open(disk, StoreId(1), 0, 64 << 10).await.expect("open");
+                let (mut log, found) = LogWriter::open(disk, config(64 << 10)).await.expect("open");
                 let next = found.entries.last().expect("entries").index + 1;
                 assert!(next > 1 + round);
                 log.append(None, None, &[entry(next)]).await.expect("append");
@@ -108,7 +113,7 @@ fn torn_tail_is_not_taken_for_rot_by_a_later_opening() {
 fn rot_in_the_middle_is_told_from_a_torn_tail() {
     story(|sim| async move {
         let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-        let (mut log, _) = LogWriter::open(disk, StoreId(1), 0, 1 << 20).await.expect("open");
+        let (mut log, _) = LogWriter::open(disk, config(1 << 20)).await.expect("open");
         for index in 1..10 {
             log.append(None, None, &[entry(index)]).await.expect("append");
         }
@@ -117,11 +122,11 @@ fn rot_in_the_middle_is_told_from_a_torn_tail() {
         sim.disk_fault("n", Path::new("/d"), rot);
         sim.crash("n");
         let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-        let opened = LogWriter::open(disk, StoreId(1), 0, 1 << 20).await;
+        let opened = LogWriter::open(disk, config(1 << 20)).await;
         assert!(matches!(opened, Err(LogError::Rot { .. })));
         // The last record alone: nothing vouches for it.
         let disk = sim.node("m").open_disk(Path::new("/d")).expect("disk");
-        let (mut log, _) = LogWriter::open(disk, StoreId(1), 0, 1 << 20).await.expect("open");
+        let (mut log, _) = LogWriter::open(disk, config(1 << 20)).await.expect("open");
         for index in 1..10 {
             log.append(None, None, &[entry(index)]).await.expect("append");
         }
@@ -129,7 +134,7 @@ fn rot_in_the_middle_is_told_from_a_torn_tail() {
         sim.disk_fault("m", Path::new("/d"), torn);
         sim.crash("m");
         let disk = sim.node("m").open_disk(Path::new("/d")).expect("disk");
-        let (_, found) = LogWriter::open(disk, StoreId(1), 0, 1 << 20).await.expect("open");
+        let (_, found) = LogWriter::open(disk, config(1 << 20)).await.expect("open");
         assert_eq!(found.entries.len(), 8);
     });
 }
@@ -141,7 +146,7 @@ fn damaged_end_is_told_from_a_torn_one() {
     story(|sim| async move {
         let open = async |node: &str| {
             let disk = sim.node(node).open_disk(Path::new("/d")).expect("disk");
-            LogWriter::open(disk, StoreId(1), 0, 1 << 20).await.expect("open")
+            LogWriter::open(disk, config(1 << 20)).await.expect("open")
         };
         for offset in [0, 30, 64, 75, 90, 150] {
             let node = format!("n{offset}");
@@ -167,14 +172,14 @@ fn damaged_end_is_told_from_a_torn_one() {
         let run = async move {
             let platform = sim.node("n");
             let disk = platform.open_disk(Path::new("/d")).expect("disk");
-            let (mut log, _) = LogWriter::open(disk, StoreId(1), 0, 64 << 10).await.expect("open");
+            let (mut log, _) = LogWriter::open(disk, config(64 << 10)).await.expect("open");
             log.append(None, None, &[entry(1)]).await.expect("append");
             let entries: Vec<LogEntry> = (2..60).map(entry).collect();
             let appending = platform.clock().timeout(Duration::from_micros(20), log.append(None, None, &entries));
             assert!(appending.await.is_err());
             sim.crash("n");
             let disk = sim.node("n").open_disk(Path::new("/d")).expect("disk");
-            let (_, found) = LogWriter::open(disk, StoreId(1), 0, 64 << 10).await.expect("open");
+            let (_, found) = LogWriter::open(disk, config(64 << 10)).await.expect("open");
             assert_ne!(found.tail, Tail::Bad);
             found.tail
         };

@@ -1,0 +1,48 @@
+//! Situations that a run of many seeds must come into, or else it proves less than it seems to.
+//!
+//! The code says where it is (`platform.reached`), the faults say what they did. A name that is not
+//! listed here is a violation, so that the lists stay true; one that was never reached is reported.
+
+/// What the code says.
+pub const PLACES: &[&str] = &[
+    "ballot written",
+    "joined replica votes",
+    "log ended in a torn write",
+    "log has lost its end",
+    "log segment removed",
+    "log write under way",
+    "log written, ballot not",
+    "replica begins a new life",
+    "replica in doubt has heard the others",
+    "seal is committed",
+    "shard is rebuilt",
+    "snapshot fetched",
+    "snapshot in place",
+    "state flushed",
+    "vote in doubt",
+    "vote refused in doubt",
+];
+
+/// What the code says when three rare things come together; a run may do without.
+pub const RARE: &[&str] = &["log is shorter than was acknowledged", "torn log forgiven"];
+
+/// Kinds of faults.
+pub const FAULTS: &[&str] = &[
+    "chunkservers go dark behind a seal",
+    "clock jumps",
+    "damage to a metaserver",
+    "disk is lost",
+    "disk is passing bad",
+    "disk rots",
+    "executor stalls with a rebuilt shard",
+    "flushes of a metaserver fail",
+    "kill -9",
+    "leader is cut off from the other metaservers",
+    "one-way partition",
+    "partition",
+    "pause",
+    "power cut",
+    "power cut in a delicate place",
+    "power cut of everything",
+    "seal behind the writer's back",
+];
