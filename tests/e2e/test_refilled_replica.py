@@ -16,7 +16,7 @@ FILLED_SECONDS_MAX = 30
 
 @pytest.fixture
 def server(tmp_path):
-    server = Server(tmp_path)
+    server = Server(tmp_path, environment={"BIXI_LOG": "warn,bixi=info,metaserver=info"})
     server.start()
     yield server
     server.stop()

@@ -14,7 +14,7 @@
 //! ended in one asks too, but does not wait for ever: a power cut must not make a cluster of three
 //! with one replica gone wait for that one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -131,17 +131,24 @@ impl Replica {
         let own = self.0.config.raft_id;
         let ask = LogEndRequest { raft_id: own, last_index: self.durable_index() };
         let addresses = self.members();
-        let others: Vec<u64> = {
-            let core = self.0.core.borrow();
-            core.doubt.as_ref()?.voters.1.iter().copied().filter(|id| *id != own).collect()
-        };
-        let asked = others.iter().map(|id| async {
-            let address = addresses.get(id)?;
-            let (request, store) = (self.0.peers.new_request(), StoreId(*id));
+        let others = self.other_voters()?;
+        // The rest can tell who votes now, if those that voted once are not there any more.
+        let rest = addresses.keys().copied().filter(|id| *id != own && !others.contains(id));
+        let everybody: Vec<u64> = others.iter().copied().chain(rest).collect();
+        let asked = everybody.iter().copied().map(async |id| {
+            let Some(address) = addresses.get(&id) else {
+                tracing::debug!(other = format!("{id:x}"), "address is not known");
+                return None;
+            };
+            let (request, store) = (self.0.peers.new_request(), StoreId(id));
             let call = self.0.peers.call(address, store, request, Request::LogEnd(ask), Bytes::new(), TIMEOUT);
-            match call.await.ok()?.answer {
-                Answer::LogEnd(end) => Some(end),
-                _ => None,
+            match call.await.map(|reply| reply.answer) {
+                Ok(Answer::LogEnd(end)) => Some(end),
+                Ok(_) => None,
+                Err(error) => {
+                    tracing::debug!(other = format!("{id:x}"), address, %error, "log end not heard");
+                    None
+                }
             }
         });
         let ends: Vec<Option<LogEnd>> = join_all(asked).await;
@@ -149,9 +156,22 @@ impl Replica {
         for end in ends.iter().flatten() {
             changed |= self.note_voters(end);
         }
-        let ends: Vec<LogEnd> = ends.into_iter().collect::<Option<_>>()?;
+        let ends: Vec<LogEnd> = ends.into_iter().take(others.len()).collect::<Option<_>>()?;
         let all = ends.iter().zip(&others).all(|(end, id)| end.raft_id == *id);
+        tracing::debug!(?others, ?ends, changed, "log ends heard");
         (all && !changed).then_some(ends)
+    }
+
+    /// Who votes besides this replica, as far as it knows: what it replays while it is in doubt may tell
+    /// it of changes.
+    fn other_voters(&self) -> Option<Vec<u64>> {
+        let core = &mut *self.0.core.borrow_mut();
+        let doubt = core.doubt.as_mut()?;
+        if core.applied > doubt.voters.0 {
+            doubt.voters = (core.applied, core.raw.raft.prs().conf().to_conf_state().voters);
+        }
+        let own = self.0.config.raft_id;
+        Some(doubt.voters.1.iter().copied().filter(|id| *id != own).collect())
     }
 
     /// Takes over who votes if the answer knows it newer. Answers whether that changed anything.
@@ -163,7 +183,7 @@ impl Replica {
         }
         let members: BTreeMap<u64, String> = end.member_ids.iter().copied().zip(end.members.iter().cloned()).collect();
         core.members.extend(members);
-        let changed = doubt.voters.1 != end.voters;
+        let changed = doubt.voters.1.iter().collect::<BTreeSet<_>>() != end.voters.iter().collect();
         doubt.voters = (end.applied, end.voters.clone());
         changed
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use client::object::api::WriteConditions;
 use platform::fault::DiskFault;
-use platform::sim::{SimOptions, Simulation};
+use platform::sim::{DiskImage, SimOptions, Simulation};
 
 use super::{BALLOT, DIR, PLACES};
 use crate::cluster::{Cluster, Node};
@@ -22,10 +22,19 @@ struct Scene {
 }
 
 fn happens<F: Future<Output = ()> + 'static>(seed: u64, story: impl FnOnce(Rc<Scene>) -> F + 'static) -> Rc<Cluster> {
+    happens_with(seed, 20, story)
+}
+
+/// `flush_entries`: entries after which the state is flushed; with many, a restart replays them all.
+fn happens_with<F: Future<Output = ()> + 'static>(
+    seed: u64,
+    flush_entries: u64,
+    story: impl FnOnce(Rc<Scene>) -> F + 'static,
+) -> Rc<Cluster> {
     let mut shape = Shape::draw(seed, &[], None, 0);
     shape.rates = Rates::default();
     shape.machine = SimOptions::default();
-    (shape.segment_size, shape.flush_entries, shape.keep_entries) = (16 << 10, 20, 2);
+    (shape.segment_size, shape.flush_entries, shape.keep_entries) = (16 << 10, flush_entries, 2);
     let simulation = Simulation::new(seed, shape.machine.clone());
     simulation.set_faults(false);
     let cluster = Rc::new(Cluster::new(shape, simulation.clone()));
@@ -287,4 +296,27 @@ fn power_cut_anywhere_in_snapshot_and_trim_leaves_a_replica_that_goes_on() {
             scene.check(0..80).await;
         });
     }
+}
+
+#[test]
+fn replica_in_doubt_hears_those_that_took_the_others_places() {
+    happens_with(8, 10_000, |scene| async move {
+        scene.put(0..3).await;
+        let [leader, one, victim] = scene.roles();
+        // Two new lives while the victim looks on: who voted at its last flush is no more.
+        for damaged in [one, leader] {
+            scene.cluster.crash(Node::Meta(damaged));
+            scene.rot(damaged, 1);
+            scene.cluster.boot(Node::Meta(damaged));
+            scene.becomes_whole().await;
+            scene.put(3..6).await;
+        }
+        scene.cluster.crash(Node::Meta(victim));
+        let no_files = DiskImage::default();
+        scene.cluster.simulation.restore_files(&Scene::name(victim), DIR, &no_files, |file| file == BALLOT);
+        scene.cluster.boot(Node::Meta(victim));
+        scene.becomes_whole().await;
+        scene.check(0..6).await;
+        assert!(scene.reached("replica in doubt has heard the others") > 0);
+    });
 }
