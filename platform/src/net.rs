@@ -9,6 +9,7 @@
 use std::io;
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -179,6 +180,7 @@ impl Listener {
 impl Stream {
     fn tcp(stream: TcpStream) -> io::Result<Stream> {
         stream.set_nodelay(true)?;
+        resend_soon(&stream);
         let peer = stream.peer_addr()?.to_string();
         let local = stream.local_addr()?.to_string();
         Ok(Stream { kind: StreamKind::Tcp(stream), peer, local })
@@ -202,6 +204,26 @@ pub fn pair(platform: &Platform) -> (Stream, Stream) {
     let (one, two) = tokio::io::duplex(PAIR_CAPACITY);
     let end = |kind| Stream { kind: StreamKind::Memory(kind), peer: "memory".to_owned(), local: "memory".to_owned() };
     (end(one), end(two))
+}
+
+/// Has a connection with little under way send lost packets again in even steps. The usual way, each
+/// pause twice the one before, makes a few losses in a row stand still for seconds, longer than an
+/// election (tcp(7), `tcp_thin_linear_timeouts`).
+fn resend_soon(stream: &TcpStream) {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open while `stream` lives, and the option is read from `on` alone.
+    let set = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_THIN_LINEAR_TIMEOUTS,
+            std::ptr::from_ref(&on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if set != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "lost packets are sent again in growing steps");
+    }
 }
 
 async fn socket_for(addr: &str) -> io::Result<(TcpSocket, SocketAddr)> {
