@@ -28,7 +28,8 @@ use types::redundancy::Redundancy;
 use crate::args::ServerArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::node::chunks::Announced;
+use crate::node::chunks::{Announced, Place};
+use crate::node::directories::{Directories, Parts};
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Home, Members, OpenError};
 use crate::node::metas::Group;
@@ -42,6 +43,10 @@ pub const CHUNK_CAPACITY: u64 = 128 << 20;
 pub const CELL: u64 = 64 << 10;
 /// Bytes of a slot of a store's data file.
 pub const SLOT: u64 = 4 << 20;
+
+/// The process's name, and where its stores are reached by the other parts.
+const NODE: &str = "server";
+const CHUNKS: &str = "local-chunks";
 
 const S3_ADDR: &str = "127.0.0.1:9000";
 const ADMIN_ADDR: &str = "127.0.0.1:9001";
@@ -109,7 +114,6 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
 
     let peers = Peers::new(platform.clone(), cluster, secret.to_vec());
     let service = ChunkService::default();
-    register_chunks(&peers, &service);
     let announced = Announced::default();
     let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
     // Recovery reads each disk; side by side, and beside the replicas' start, they cost what the
@@ -120,10 +124,30 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let (servers, opened) = futures_util::future::join(replicas, futures_util::future::join_all(opening)).await;
     let servers = servers?;
     let addresses: Vec<String> = servers.iter().map(|server| server.replica().address().to_owned()).collect();
-    let meta = MetaClient::new(peers.clone(), "server", addresses);
-    for (opened, name) in opened.into_iter().zip(&names) {
+    let meta = MetaClient::new(peers.clone(), NODE, addresses);
+    let directories = Directories::read(
+        &homes,
+        Parts {
+            platform: platform.clone(),
+            service: service.clone(),
+            announced: announced.clone(),
+            meta: meta.clone(),
+            node: NODE.to_owned(),
+            domain: None,
+            address: CHUNKS.to_owned(),
+            scrub,
+        },
+    )
+    .await?;
+    register_chunks(&peers, &service, &directories);
+    for ((opened, name), home) in opened.into_iter().zip(&names).zip(&homes) {
+        let raft_id = home.identity.as_ref().map_or(0, |own| own.raft_id);
+        let replica = if raft_id == 0 { String::new() } else { local(raft_id) };
         match opened {
-            Ok(store) => announced.add(store, "server", &format!("disk-{name}"), "local-chunks"),
+            Ok(store) => {
+                let domain = format!("disk-{name}");
+                announced.add(store, &Place { node: NODE, domain: &domain, address: CHUNKS, replica: &replica });
+            }
             Err(error) if homes.len() > 1 => {
                 tracing::error!(%error, "this directory is not served; its chunks are read from the others");
             }
@@ -131,6 +155,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         }
     }
 
+    directories.open_added().await;
     let policy = wanted.unwrap_or_else(|| default_redundancy(homes.len()));
     let init = ClusterRow {
         cluster: cluster.0,
@@ -151,7 +176,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     }
     announced.register(&meta).await.map_err(|error| NodeError::new(error.to_string()))?;
     meta.heartbeat(announced.reports()).await.map_err(|error| NodeError::new(error.to_string()))?;
-    platform.tasks().spawn(announced.clone().heartbeat(meta.clone()));
+    platform.tasks().spawn(announced.clone().heartbeat(meta.clone(), Some(directories)));
 
     let layer = ChunkLayer::new(&meta, usize::try_from(memory::shares().cache).unwrap_or(usize::MAX));
     let objects = doors::objects(&meta, &layer, &row, stored, servers.len());
@@ -307,16 +332,23 @@ async fn found(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, 
     Ok(founders)
 }
 
-fn register_chunks(peers: &Peers, service: &ChunkService) {
-    let service = service.clone();
-    let handler: Handler = Rc::new(move |call| {
-        let service = service.clone();
+fn register_chunks(peers: &Peers, service: &ChunkService, directories: &Directories) {
+    peers.register_local(CHUNKS, chunk_handler(service, directories));
+}
+
+/// Serves what chunkservers are asked.
+pub fn chunk_handler(service: &ChunkService, directories: &Directories) -> Handler {
+    let (service, directories) = (service.clone(), directories.clone());
+    Rc::new(move |call| {
+        let (service, directories) = (service.clone(), directories.clone());
         Box::pin(async move {
+            if let Some(reply) = directories.handle(&call).await {
+                return reply;
+            }
             let reply = service.handle(call).await;
             reply.unwrap_or_else(|| Reply::failed(class::GIVE_UP, code::BAD_REQUEST, "not a chunkserver's request"))
         })
-    });
-    peers.register_local("local-chunks", handler);
+    })
 }
 
 async fn start_replicas(

@@ -312,11 +312,12 @@ impl MetaClient {
         }
     }
 
-    /// Says that this process and its disks live. A session that has ended is given up.
+    /// Says that this process and its disks live. A session that has ended is given up. Answers which
+    /// of the disks were taken out of the pool.
     ///
     /// # Errors
     /// No leader in time.
-    pub async fn heartbeat(&self, disks: Vec<DiskReport>) -> Result<(), MetaError> {
+    pub async fn heartbeat(&self, disks: Vec<DiskReport>) -> Result<Vec<u64>, MetaError> {
         let session = self.session();
         let sessions = if session == 0 { Vec::new() } else { vec![session] };
         let beat = Request::Heartbeat(Heartbeat { sessions, disks });
@@ -325,7 +326,7 @@ impl MetaClient {
                 if ack.ended.contains(&session) && self.0.session.get() == session {
                     self.0.session.set(0);
                 }
-                Ok(())
+                Ok(ack.removed)
             }
             _ => Err(confused()),
         }
