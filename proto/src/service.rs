@@ -95,6 +95,7 @@ impl Request {
 }
 
 /// What is answered.
+#[allow(clippy::large_enum_variant, reason = "prost's oneof cannot hold boxes; one lives per call")]
 #[derive(Clone, PartialEq, Oneof)]
 pub enum Answer {
     #[prost(message, tag = "1")]

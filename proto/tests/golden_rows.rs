@@ -2,7 +2,8 @@
 //! number each field has is held by `messages_page.rs`; these show that the encoding is protobuf's.
 
 use proto::chunk::{Append, ShardName};
-use proto::meta::{Body, Command, Conditions, DrainDisks, NewBody, PutObject, RemoveDisk};
+use proto::members::{DrainDisks, RemoveDisk};
+use proto::meta::{Body, Command, Conditions, NewBody, PutObject};
 use proto::rows::{
     AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ClusterRow, CounterRow, DeleteRow, DiskRow,
     ExtentRow, MetaRow, MoveRow, ObjectRow, OutcomeRow, Pair, PartBound, PartRow, RedundancyRow, SessionRow, ShardRow,

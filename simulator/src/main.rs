@@ -185,7 +185,7 @@ fn many(args: &Args) -> i32 {
                         break;
                     }
                     // One in a hundred is run twice: the same seed must give the same run.
-                    let run = if number % 100 == 0 { seed::run_twice } else { seed::run };
+                    let run = if number.is_multiple_of(100) { seed::run_twice } else { seed::run };
                     let report = run(first + number, &options);
                     let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     if !report.violations.is_empty() {

@@ -6,9 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::meta::{MetaClient, MetaError};
 use proto::chunk::AddDisk;
-use proto::meta::{
-    Ask, AskAll, AskSafety, Body, DiskEntry, DrainDisks, PlanView, PlannedMove, RemoveDisk, Safety, refusal, why,
-};
+use proto::members::{AskSafety, DrainDisks, PlanView, PlannedMove, RemoveDisk, Safety, why};
+use proto::meta::{Ask, AskAll, Body, DiskEntry, refusal};
 use proto::rows::disk_state;
 use proto::service::{Answer, Request, code};
 use rpc::call::CallError;
@@ -139,7 +138,7 @@ fn plan_tree(plan: &PlanView) -> Value {
         })
     };
     let moves: Vec<Value> = plan.moves.iter().map(one).collect();
-    let total = |one: &proto::meta::PlanTotal| json!({ "why": name_of(one.why), "moves": one.moves, "bytes": one.bytes, "blocked": one.blocked });
+    let total = |one: &proto::members::PlanTotal| json!({ "why": name_of(one.why), "moves": one.moves, "bytes": one.bytes, "blocked": one.blocked });
     let totals: Vec<Value> = plan.totals.iter().map(total).collect();
     let count: u64 = plan.totals.iter().map(|total| total.moves).sum();
     let bytes: u64 = plan.totals.iter().map(|total| total.bytes).sum();

@@ -1,7 +1,8 @@
 //! The cluster itself: its first command, sessions, disks.
 
 use proto::keys::{self, Counter};
-use proto::meta::{DrainDisks, Outcome, RegisterSession, RemoveDisk, refusal};
+use proto::members::{DrainDisks, RemoveDisk};
+use proto::meta::{Outcome, RegisterSession, refusal};
 use proto::rows::{ChunkRow, ClusterRow, DiskRow, SessionRow, chunk_state, disk_state};
 use types::ids::{ChunkId, DiskId, Partition, SessionId};
 

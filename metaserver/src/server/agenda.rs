@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use platform::clock::Instant;
 use proto::keys;
-use proto::meta::{PlanTotal, PlanView, PlannedMove, why};
+use proto::members::{PlanTotal, PlanView, PlannedMove, why};
 use proto::rows::{ChunkRow, disk_state};
 use types::ids::{ChunkId, DiskId};
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use proto::keys;
-use proto::meta::{Body, ChunkEntry, FinishMove, Job, LeaseJobRequest, LiveExtent, StartMove, refusal, why};
+use proto::members::why;
+use proto::meta::{Body, ChunkEntry, FinishMove, Job, LeaseJobRequest, LiveExtent, StartMove, refusal};
 use proto::rows::{BlobRow, ChunkRow};
 use types::ids::{BlobId, ChunkId};
 

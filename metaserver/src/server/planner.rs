@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::meta::why;
+use proto::members::why;
 use proto::rows::{ChunkRow, DiskRow, ShardRow, chunk_state, disk_state};
 
 use super::placement::{self, Candidate};
@@ -185,7 +185,7 @@ pub(super) fn why_pending(row: &ChunkRow, draining: &BTreeSet<u64>) -> u32 {
 mod tests {
     use std::collections::BTreeSet;
 
-    use proto::meta::why;
+    use proto::members::why;
     use proto::rows::{ChunkRow, DiskRow, MoveRow, RedundancyRow, ShardRow, chunk_state, disk_state};
     use types::redundancy::Redundancy;
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use platform::planted::PlantedBug;
 use proto::keys;
-use proto::meta::{Ask, ChunkEntry, DiskEntry, DiskLoad, ListedAccessKey, ListedPart, Query, StatusView, View};
+use proto::members::DiskLoad;
+use proto::meta::{Ask, ChunkEntry, DiskEntry, ListedAccessKey, ListedPart, Query, StatusView, View};
 use proto::rows::{
     AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state,
 };

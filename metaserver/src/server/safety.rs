@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::keys;
-use proto::meta::{AskSafety, DrainDisks, MetaState, MetaStateRequest, Safety};
+use proto::members::{AskSafety, DrainDisks, Safety};
+use proto::meta::{MetaState, MetaStateRequest};
 use proto::rows::{ChunkRow, chunk_state, disk_state};
 use proto::service::{Answer, Request, class, code};
 use types::ids::{ChunkId, StoreId};

@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use proto::meta::{Body, DrainDisks};
+use proto::members::DrainDisks;
+use proto::meta::Body;
 use proto::rows::disk_state;
 use types::ids::Partition;
 

@@ -1,6 +1,7 @@
 //! Promises of apply about disks that are drained and removed.
 
-use proto::meta::{Body, Conditions, DeleteObject, DrainDisks, FinishMove, RemoveDisk, SealChunk, StartMove, refusal};
+use proto::members::{DrainDisks, RemoveDisk};
+use proto::meta::{Body, Conditions, DeleteObject, FinishMove, SealChunk, StartMove, refusal};
 use proto::rows::{DiskRow, ShardRow, disk_state};
 use types::ids::DiskId;
 
