@@ -32,7 +32,7 @@ use crate::args::DevArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::node::chunks::{Announced, Place};
-use crate::node::directories::{Directories, Parts};
+use crate::node::directories::{Added, Directories, Parts};
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
 use crate::node::metas::Group;
@@ -436,6 +436,7 @@ async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
             let announced = Announced::default();
             let (node, address) = (config.name.as_str(), config.listen.as_str());
             announced.add(store, &Place { node, domain: node, address, replica: "" });
+            let added = Added::read(std::slice::from_ref(&home)).await?;
             let parts = Parts {
                 platform: platform.clone(),
                 service: service.clone(),
@@ -445,11 +446,13 @@ async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
                 domain: Some(node.to_owned()),
                 address: address.to_owned(),
                 scrub,
+                replicas: None,
             };
-            let directories = Directories::read(std::slice::from_ref(&home), parts).await?;
+            let known = added.open(&platform).await;
+            let directories = Directories::new(std::slice::from_ref(&home), added, parts)?;
             let handler = crate::server::chunk_handler(&service, &directories);
             peers.register_local(address, Rc::clone(&handler));
-            directories.open_added().await;
+            directories.serve_all(&known).await;
             platform.tasks().spawn(serve(platform.clone(), listener, internal, handler));
             platform.tasks().spawn(announced.clone().heartbeat(meta.clone(), Some(directories)));
             let layer = ChunkLayer::new(&meta, 0);

@@ -114,6 +114,11 @@ impl MetaClient {
         }))
     }
 
+    /// One more replica may lead.
+    pub fn add_address(&self, address: &str) {
+        self.0.addresses.borrow_mut().push(address.to_owned());
+    }
+
     /// The platform beneath.
     pub fn platform(&self) -> &Platform {
         self.0.peers.platform()

@@ -32,6 +32,8 @@ pub struct Member {
     row: DiskRow,
     /// The metaserver does not take it.
     refused: bool,
+    /// What the metaserver was told of it is not true any more.
+    stale: bool,
 }
 
 /// Where a store is, for the metaserver.
@@ -95,7 +97,7 @@ impl Announced {
             replica: place.replica.to_owned(),
             ..DiskRow::default()
         };
-        self.0.borrow_mut().push(Member { store, disk: 0, row, refused: false });
+        self.0.borrow_mut().push(Member { store, disk: 0, row, refused: false, stale: false });
     }
 
     /// Whether a store is among them.
@@ -107,6 +109,14 @@ impl Announced {
     pub fn disk_of(&self, store: StoreId) -> Option<u64> {
         let members = self.0.borrow();
         members.iter().find(|member| member.store.id() == store && member.disk != 0).map(|member| member.disk)
+    }
+
+    /// A metaserver replica begins in a store's directory; told with the next heartbeat.
+    pub fn has_replica(&self, store: StoreId, address: &str) {
+        if let Some(member) = self.0.borrow_mut().iter_mut().find(|member| member.store.id() == store) {
+            address.clone_into(&mut member.row.replica);
+            member.stale = true;
+        }
     }
 
     /// Takes a disk's store out.
@@ -123,7 +133,7 @@ impl Announced {
     pub async fn register(&self, meta: &MetaClient) -> Result<(), MetaError> {
         let wanted: Vec<DiskRow> = {
             let members = self.0.borrow();
-            let open = members.iter().filter(|member| member.disk == 0 && !member.refused);
+            let open = members.iter().filter(|member| (member.disk == 0 || member.stale) && !member.refused);
             open.map(|member| member.row.clone()).collect()
         };
         let asks = wanted.into_iter().map(|row| async move {
@@ -135,7 +145,7 @@ impl Announced {
             let mut members = self.0.borrow_mut();
             let Some(member) = members.iter_mut().find(|member| member.row.store == store) else { continue };
             match registered {
-                Ok(outcome) => member.disk = outcome.number,
+                Ok(outcome) => (member.disk, member.stale) = (outcome.number, false),
                 Err(MetaError::Refused { code: proto::meta::refusal::DISK, text, .. }) => {
                     tracing::error!(dir = %member.row.path, %text, "this disk is not taken, the others serve on");
                     member.refused = true;

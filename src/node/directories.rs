@@ -24,6 +24,7 @@ use types::ids::StoreId;
 use super::NodeError;
 use super::chunks::{self, Announced, Place};
 use super::identity::{self, Home, Members, OpenError};
+use super::replicas::{Replicas, local};
 use crate::server::SLOT;
 
 const FILE: &str = "directories";
@@ -31,7 +32,7 @@ const FILE: &str = "directories";
 /// The file `directories`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Added {
+pub struct Added {
     /// Format version, 1.
     version: u32,
     /// Rises with every change.
@@ -58,6 +59,8 @@ pub struct Parts {
     pub address: String,
     /// Time of a scrub.
     pub scrub: Option<Duration>,
+    /// The metaserver replicas of the process, if it may hold several.
+    pub replicas: Option<Replicas>,
 }
 
 struct Inner {
@@ -66,6 +69,8 @@ struct Inner {
     members: Members,
     bases: Vec<Disk>,
     added: RefCell<Added>,
+    /// All that are served.
+    homes: RefCell<Vec<Home>>,
     /// Two changes at once would lose one.
     changing: tokio::sync::Mutex<()>,
 }
@@ -74,12 +79,12 @@ struct Inner {
 #[derive(Clone)]
 pub struct Directories(Rc<Inner>);
 
-impl Directories {
-    /// Those of a process that was started with `bases`, of which one at least belongs to its cluster.
+impl Added {
+    /// What directories that a process was started with say.
     ///
     /// # Errors
     /// A list is damaged.
-    pub async fn read(bases: &[Home], parts: Parts) -> Result<Directories, NodeError> {
+    pub async fn read(bases: &[Home]) -> Result<Added, NodeError> {
         let mut found = Added { version: 1, ..Added::default() };
         for home in bases {
             let failed = |text: String| NodeError::new(format!("{}/{FILE}: {text}", home.disk.path().display()));
@@ -90,34 +95,59 @@ impl Directories {
                 found = read;
             }
         }
-        let identity = bases.iter().find_map(|home| Some((home.identity.clone()?, home.members.clone()?)));
-        let (own, members) = identity.ok_or_else(|| NodeError::new("no directory belongs to a cluster"))?;
-        let bases = bases.iter().map(|home| home.disk.clone()).collect();
-        let (added, changing) = (RefCell::new(found), tokio::sync::Mutex::new(()));
-        Ok(Directories(Rc::new(Inner { parts, own, members, bases, added, changing })))
+        // Some may be given by now.
+        found.added.retain(|path| !bases.iter().any(|base| base.disk.path() == path));
+        Ok(found)
     }
 
-    /// Opens the directories that were added before this start. One that cannot be served does not
+    /// Opens the directories that were added before this start. One that cannot be opened does not
     /// stop the others.
-    pub async fn open_added(&self) {
-        let mut paths = self.0.added.borrow().added.clone();
-        // Some may be given by now.
-        paths.retain(|path| !self.0.bases.iter().any(|base| base.path() == path));
-        for path in paths {
-            if let Err(error) = self.open_known(&path).await {
+    pub async fn open(&self, platform: &Platform) -> Vec<Home> {
+        let mut homes = Vec::new();
+        for path in &self.added {
+            match identity::open(platform, path).await {
+                Ok(home) if home.identity.is_some() && home.members.is_some() => homes.push(home),
+                Ok(_) => tracing::error!(
+                    dir = %path.display(),
+                    "this directory was added to the pool and is empty; if its disk is gone for good, say `bixi disk remove --lost`"
+                ),
+                Err(error) => {
+                    let error = NodeError::from(error);
+                    tracing::error!(%error, "this directory is not served; its chunks are read from the others");
+                }
+            }
+        }
+        homes
+    }
+}
+
+impl Directories {
+    /// Those of a process that was started with `bases`, of which one at least belongs to its
+    /// cluster; `added` is what they say.
+    ///
+    /// # Errors
+    /// None belongs to a cluster.
+    pub fn new(bases: &[Home], added: Added, parts: Parts) -> Result<Directories, NodeError> {
+        let identity = bases.iter().find_map(|home| Some((home.identity.clone()?, home.members.clone()?)));
+        let (own, members) = identity.ok_or_else(|| NodeError::new("no directory belongs to a cluster"))?;
+        let homes = RefCell::new(bases.to_vec());
+        let bases = bases.iter().map(|home| home.disk.clone()).collect();
+        let (added, changing) = (RefCell::new(added), tokio::sync::Mutex::new(()));
+        Ok(Directories(Rc::new(Inner { parts, own, members, bases, added, homes, changing })))
+    }
+
+    /// These were added before this start and are served already.
+    pub fn knows(&self, homes: &[Home]) {
+        self.0.homes.borrow_mut().extend(homes.iter().cloned());
+    }
+
+    /// Serves directories that were added before this start.
+    pub async fn serve_all(&self, homes: &[Home]) {
+        for home in homes {
+            if let Err(error) = self.serve(home).await {
                 tracing::error!(%error, "this directory is not served; its chunks are read from the others");
             }
         }
-    }
-
-    async fn open_known(&self, path: &Path) -> Result<(), NodeError> {
-        let home = identity::open(&self.0.parts.platform, path).await?;
-        if home.identity.is_none() {
-            let what =
-                "is empty, but was added to the pool; if its disk is gone for good, say `bixi disk remove --lost`";
-            return Err(NodeError::new(format!("{} {what}", path.display())));
-        }
-        self.serve(&home).await.map(|_| ())
     }
 
     async fn serve(&self, home: &Home) -> Result<StoreId, NodeError> {
@@ -131,8 +161,11 @@ impl Directories {
         let store = chunks::start(&parts.platform, &parts.service, home, config, parts.scrub).await?;
         let id = store.id();
         let domain = parts.domain.clone().unwrap_or_else(|| format!("disk-{id}"));
-        let place = Place { node: &parts.node, domain: &domain, address: &parts.address, replica: "" };
+        let replica = home.identity.as_ref().map(|own| own.raft_id).filter(|raft_id| *raft_id != 0).map(local);
+        let replica = replica.unwrap_or_default();
+        let place = Place { node: &parts.node, domain: &domain, address: &parts.address, replica: &replica };
         parts.announced.add(store, &place);
+        self.0.homes.borrow_mut().push(home.clone());
         Ok(id)
     }
 
@@ -167,8 +200,12 @@ impl Directories {
         let announced = &self.0.parts.announced;
         announced.register(&self.0.parts.meta).await.map_err(|error| NodeError::new(error.to_string()))?;
         match announced.disk_of(store) {
-            Some(disk) => Ok(disk),
+            Some(disk) => {
+                self.fill_replicas().await;
+                Ok(disk)
+            }
             None => {
+                self.give_up(&home.disk);
                 self.forget(&path).await;
                 let text = format!("{} was removed from the pool; empty it so that it joins anew", path.display());
                 Err(NodeError::conflict(text))
@@ -184,7 +221,37 @@ impl Directories {
             self.0.parts.service.remove(store.id());
             store.retire();
             let _one = self.0.changing.lock().await;
+            self.give_up(store.disk());
             self.forget(store.disk().path()).await;
+            self.mend();
+        }
+    }
+
+    /// Looks behind the caller's back whether a metaserver replica is to begin in one of the
+    /// directories.
+    pub fn mend(&self) {
+        let this = self.clone();
+        self.0.parts.platform.tasks().spawn(async move {
+            let _one = this.0.changing.lock().await;
+            this.fill_replicas().await;
+        });
+    }
+
+    fn give_up(&self, disk: &Disk) {
+        self.0.homes.borrow_mut().retain(|home| home.disk.path() != disk.path());
+        if let Some(replicas) = &self.0.parts.replicas {
+            replicas.stop_in(disk.path());
+        }
+    }
+
+    /// A metaserver replica whose directory is gone begins anew in another one.
+    async fn fill_replicas(&self) {
+        let Some(replicas) = &self.0.parts.replicas else { return };
+        let homes = self.0.homes.borrow().clone();
+        for started in replicas.fill(&homes).await {
+            let mut homes = self.0.homes.borrow_mut();
+            homes.retain(|home| home.disk.path() != started.disk.path());
+            homes.push(started);
         }
     }
 

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod members;
 pub mod memory;
 pub mod metas;
+pub mod replicas;
 pub mod status;
 
 use std::fmt;

@@ -229,6 +229,36 @@ def test_directories_are_added_and_replaced_without_a_restart(server):
     check(server, load.acked)
 
 
+def test_a_metadata_replica_goes_elsewhere_when_its_directory_is_removed(server):
+    load = Load(server)
+    try:
+        load.more(20)
+        gone = server.dirs[1]
+        disk = disk_in(server, gone)
+        first = disk_in(server, server.dirs[0])
+        assert server.command("disk", "drain", disk, "--wait").returncode == 0
+        assert server.command("disk", "remove", disk).returncode == 0
+
+        def is_replaced():
+            answer = json.loads(server.command("safe-to-remove", "disk", first, "--output", "json").stdout)
+            return answer["meta"] == {"replicas": 3, "left": 2, "majority": 2}
+
+        wait_for("a replica begins", lambda: "a metaserver replica begins here" in server.log.read_text())
+        wait_for("another replica votes", is_replaced, pause=0.5)
+        shutil.rmtree(gone)
+        load.more(20)
+    finally:
+        load.end()
+    check(server, load.acked)
+    assert server.stop() == 0
+    # Of the first three one is left: without the new one there would be no majority.
+    server.dirs.remove(gone)
+    shutil.rmtree(server.dirs[1])
+    server.start()
+    check(server, load.acked)
+    wait_for("another replica votes", is_replaced, pause=0.5)
+
+
 def test_the_plan_is_what_is_done(server):
     load = Load(server)
     load.more(60)

@@ -264,7 +264,11 @@ impl MetaServer {
         if ask.raft_id == 0 || ask.address.is_empty() {
             return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "raft id or address missing"));
         }
-        self.0.replica.admit(ask.raft_id, &ask.address, ask.replaces);
+        if self.disks()?.values().any(|row| row.removed && row.replica == ask.address) {
+            return Err(Trouble::new(class::GIVE_UP, code::CONFLICT, "the replica's directory was removed"));
+        }
+        let replaces = self.in_place_of(ask).await;
+        self.0.replica.admit(ask.raft_id, &ask.address, replaces);
         Ok(self.0.replica.log_end(LogEndRequest { raft_id: 0, last_index: 0 }))
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::keys;
 use proto::members::{AskSafety, DrainDisks, Safety};
-use proto::meta::{MetaState, MetaStateRequest};
+use proto::meta::{JoinReplica, MetaState, MetaStateRequest};
 use proto::rows::{ChunkRow, chunk_state, disk_state};
 use proto::service::{Answer, Request, class, code};
 use types::ids::{ChunkId, StoreId};
@@ -183,6 +183,20 @@ impl MetaServer {
             }
         });
         futures_util::future::join_all(asks).await.into_iter().collect()
+    }
+
+    /// In whose place a replica joins. It may name one that left long ago, because it does not know who
+    /// came after; then the one that does not answer is meant, or the group would grow.
+    pub(super) async fn in_place_of(&self, ask: &JoinReplica) -> u64 {
+        let group = self.0.replica.group();
+        let is_known = group.contains_key(&ask.replaces) || group.values().any(|address| *address == ask.address);
+        let voters = self.0.replica.voters();
+        if ask.replaces == 0 || is_known || voters.len() < 3 {
+            return ask.replaces;
+        }
+        let replicas = self.ask_replicas().await;
+        let silent = |id: &u64| replicas.get(id).is_some_and(Option::is_none);
+        voters.into_iter().find(silent).unwrap_or(ask.replaces)
     }
 
     /// Draining must leave disks to write on.
