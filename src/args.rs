@@ -35,6 +35,16 @@ pub enum Command {
     /// Make, list and delete access keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// List, add, drain, replace and remove disks
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// List and drain nodes: the processes that disks belong to
+    Node(NodeArgs),
+    /// Show what the cluster would move now, and why
+    Plan(ReadArgs),
+    /// Ask whether disks or nodes can be removed at once, now, without losing data or the metadata's
+    /// majority; ends with 1 if not
+    SafeToRemove(SafeArgs),
     /// Look after a cluster of several processes
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -52,9 +62,6 @@ pub enum Command {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
-    /// A part of a `bixi dev` cluster; started by it
-    #[command(hide = true)]
-    Node(NodeArgs),
 }
 
 /// `bixi server DIR [DIR...]`.
@@ -115,12 +122,122 @@ pub struct DevArgs {
     pub admin_addr: Option<String>,
 }
 
-/// One process of a `bixi dev` cluster.
-#[derive(Args, Clone, Debug)]
+/// `bixi node ...`; with `--spec` one process of a `bixi dev` cluster, started by it.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct NodeArgs {
     /// The file that says what this process is
-    #[arg(long, value_name = "FILE")]
-    pub spec: PathBuf,
+    #[arg(long, value_name = "FILE", hide = true, required = true)]
+    pub spec: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
+}
+
+/// `bixi node ...`.
+#[derive(Subcommand)]
+pub enum NodeCommand {
+    /// List nodes
+    #[command(visible_alias = "ls")]
+    List(ReadArgs),
+    /// Move everything off all disks of a node
+    Drain {
+        /// Its name in `bixi node list`
+        name: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Take all disks of a node back into use
+    Undrain {
+        /// Its name in `bixi node list`
+        name: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// `bixi disk ...`. Disks are named by their numbers in `bixi disk list`.
+#[derive(Subcommand)]
+pub enum DiskCommand {
+    /// List disks
+    #[command(visible_alias = "ls")]
+    List(ReadArgs),
+    /// Take a new directory into the pool of a running node, now and at every start
+    Add {
+        /// The directory, on the node's machine
+        dir: PathBuf,
+        /// The node it belongs to; needed if there are several
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        node: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Move everything off disks; no new data goes there
+    Drain {
+        /// Its number
+        #[arg(required = true, value_name = "ID")]
+        disks: Vec<u64>,
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Take drained disks back into use
+    Undrain {
+        /// Its number
+        #[arg(required = true, value_name = "ID")]
+        disks: Vec<u64>,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Add a directory in a disk's place, and drain that disk
+    Replace {
+        /// Number of the disk that goes
+        #[arg(value_name = "ID")]
+        disk: u64,
+        /// The new directory, on the machine of the disk's node
+        dir: PathBuf,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Take a drained disk out of the pool for good
+    Remove {
+        /// Its number
+        #[arg(value_name = "ID")]
+        disk: u64,
+        /// It will not come back: what lies there is rebuilt elsewhere from the rest
+        #[arg(long, requires = "yes")]
+        lost: bool,
+        /// With --lost: yes, I mean it
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// Whether a command waits for what it has begun.
+#[derive(Args, Clone, Debug)]
+pub struct WaitArgs {
+    /// Return when nothing is left there, telling how far it is
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// `bixi safe-to-remove`.
+#[derive(Args, Clone, Debug)]
+pub struct SafeArgs {
+    /// `disk ID` or `node NAME`, as many as shall go together
+    #[arg(required = true, num_args = 2.., value_name = "KIND NAME")]
+    pub what: Vec<String>,
+    /// Where the server is.
+    #[command(flatten)]
+    pub access: Access,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// How log lines look.
@@ -412,6 +529,19 @@ mod tests {
             "bixi object cp -r a s3://b/c",
             "bixi object ls",
             "bixi key create --user u --output json",
+            "bixi disk list --output json",
+            "bixi disk add d --node n",
+            "bixi disk drain 3 4 --wait",
+            "bixi disk undrain 3",
+            "bixi disk replace 3 d --dry-run",
+            "bixi disk remove 3",
+            "bixi disk remove 3 --lost --yes",
+            "bixi node list",
+            "bixi node drain n",
+            "bixi node undrain n",
+            "bixi node --spec f",
+            "bixi plan --output json",
+            "bixi safe-to-remove disk 3 node n --output json",
             "bixi config check f",
             "bixi bench s3 --op put --size 4k -c 16 --secs 5 --output json",
             "bixi bench s3 --op get --size 1M -c 8 --cold",
@@ -421,7 +551,15 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["bixi server", "bixi statsu", "bixi status --outptu json", "bixi bench s3 --op put --size 4x"] {
+        for line in [
+            "bixi disk remove 3 --lost",
+            "bixi node",
+            "bixi safe-to-remove disk",
+            "bixi server",
+            "bixi statsu",
+            "bixi status --outptu json",
+            "bixi bench s3 --op put --size 4x",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -28,10 +28,11 @@ use serde::{Deserialize, Serialize};
 use types::ids::ClusterId;
 use types::redundancy::Redundancy;
 
-use crate::args::{DevArgs, NodeArgs};
+use crate::args::DevArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::node::chunks::Announced;
+use crate::node::chunks::{Announced, Place};
+use crate::node::directories::{Added, Directories, Parts};
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
 use crate::node::metas::Group;
@@ -382,14 +383,14 @@ fn greet(data: &Path, door: &ProcessConfig) {
 ///
 /// # Errors
 /// With what to do about it.
-pub fn run_node(args: NodeArgs) -> Result<(), Failure> {
-    platform::run(|platform| process(platform, args)).map_err(Failure::from)
+pub fn run_node(spec: &Path) -> Result<(), Failure> {
+    platform::run(|platform| process(platform, spec)).map_err(Failure::from)
 }
 
-async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
-    let text = std::fs::read(&args.spec).map_err(io(&args.spec))?;
+async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
+    let text = std::fs::read(spec).map_err(io(spec))?;
     let config: ProcessConfig = serde_json::from_slice(&text)
-        .map_err(|error| NodeError { text: format!("{}: {error}", args.spec.display()), exit: 2 })?;
+        .map_err(|error| NodeError { text: format!("{}: {error}", spec.display()), exit: 2 })?;
     let home = identity::open(&platform, &config.dir).await?;
     let Some(own) = home.identity.clone() else {
         return Err(NodeError::new(format!("{}: no identity; the directory was emptied", config.dir.display())));
@@ -432,20 +433,28 @@ async fn process(platform: Platform, args: NodeArgs) -> Result<(), NodeError> {
             let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
             let scrub = chunks::scrub_cycle(chunks::SCRUB_DAYS)?;
             let store = chunks::start(&platform, &service, &home, store_config, scrub).await?;
-            let handler: Handler = Rc::new(move |call| {
-                let service = service.clone();
-                Box::pin(async move {
-                    let reply = service.handle(call).await;
-                    reply.unwrap_or_else(|| {
-                        Reply::failed(class::GIVE_UP, code::BAD_REQUEST, "not a chunkserver's request")
-                    })
-                })
-            });
-            peers.register_local(&config.listen, Rc::clone(&handler));
-            platform.tasks().spawn(serve(platform.clone(), listener, internal, handler));
             let announced = Announced::default();
-            announced.add(store, &config.name, &config.name, &config.listen);
-            platform.tasks().spawn(announced.clone().heartbeat(meta.clone()));
+            let (node, address) = (config.name.as_str(), config.listen.as_str());
+            announced.add(store, &Place { node, domain: node, address, replica: "" });
+            let added = Added::read(std::slice::from_ref(&home)).await?;
+            let parts = Parts {
+                platform: platform.clone(),
+                service: service.clone(),
+                announced: announced.clone(),
+                meta: meta.clone(),
+                node: node.to_owned(),
+                domain: Some(node.to_owned()),
+                address: address.to_owned(),
+                scrub,
+                replicas: None,
+            };
+            let known = added.open(&platform).await;
+            let directories = Directories::new(std::slice::from_ref(&home), added, parts)?;
+            let handler = crate::server::chunk_handler(&service, &directories);
+            peers.register_local(address, Rc::clone(&handler));
+            directories.serve_all(&known).await;
+            platform.tasks().spawn(serve(platform.clone(), listener, internal, handler));
+            platform.tasks().spawn(announced.clone().heartbeat(meta.clone(), Some(directories)));
             let layer = ChunkLayer::new(&meta, 0);
             layer.spawn_executor(&meta);
             platform::signal::wait_for_stop().await;
@@ -484,7 +493,7 @@ async fn serve_doors(
     };
     meta.bare_command(Body::InitCluster(init)).await.map_err(|error| NodeError::new(error.to_string()))?;
     let (row, stored) = doors::cluster(meta).await?;
-    platform.tasks().spawn(Announced::default().heartbeat(meta.clone()));
+    platform.tasks().spawn(Announced::default().heartbeat(meta.clone(), None));
     let layer = ChunkLayer::new(meta, config.cache_bytes);
     let objects = doors::objects(meta, &layer, &row, stored, replicas);
     let root = objects.root_key().await.map_err(|error| NodeError::new(error.to_string()))?;

@@ -28,10 +28,12 @@ use types::redundancy::Redundancy;
 use crate::args::ServerArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::node::chunks::Announced;
+use crate::node::chunks::{Announced, Place};
+use crate::node::directories::{Added, Directories, Parts};
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Home, Members, OpenError};
 use crate::node::metas::Group;
+use crate::node::replicas::{Replicas, local};
 use crate::node::{NodeError, chunks, memory, metas};
 
 /// Partitions of a cluster made by this version.
@@ -43,6 +45,10 @@ pub const CELL: u64 = 64 << 10;
 /// Bytes of a slot of a store's data file.
 pub const SLOT: u64 = 4 << 20;
 
+/// The process's name, and where its stores are reached by the other parts.
+const NODE: &str = "server";
+const CHUNKS: &str = "local-chunks";
+
 const S3_ADDR: &str = "127.0.0.1:9000";
 const ADMIN_ADDR: &str = "127.0.0.1:9001";
 
@@ -53,10 +59,6 @@ pub fn default_redundancy(domains: usize) -> Redundancy {
         3..=5 => Redundancy::Copies(3),
         _ => Redundancy::Erasure { data: 4, parity: 2 },
     }
-}
-
-fn local(raft_id: u64) -> String {
-    format!("local-meta-{raft_id:016x}")
 }
 
 /// Runs until SIGINT or SIGTERM.
@@ -100,7 +102,13 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let admin_listener = listen(&platform, &args.admin_addr, "--admin-addr").await?;
     let tls = server_tls(&args)?;
 
-    let (mut homes, names) = open_homes(&platform, &args.dirs).await?;
+    let (mut homes, mut names) = open_homes(&platform, &args.dirs).await?;
+    let bases = homes.len();
+    let added = Added::read(&homes).await?;
+    for home in added.open(&platform).await {
+        names.extend(home.identity.as_ref().map(|own| own.store.to_string()));
+        homes.push(home);
+    }
     let founded = found_or_join(&platform, &mut homes).await?;
     let (cluster, secret) = match &homes[0].identity {
         Some(identity) => (identity.cluster, identity.cluster_secret),
@@ -109,21 +117,41 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
 
     let peers = Peers::new(platform.clone(), cluster, secret.to_vec());
     let service = ChunkService::default();
-    register_chunks(&peers, &service);
     let announced = Announced::default();
     let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
     // Recovery reads each disk; side by side, and beside the replicas' start, they cost what the
     // slowest does.
     let scrub = chunks::scrub_cycle(args.scrub_days)?;
     let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config, scrub));
-    let replicas = start_replicas(&platform, &peers, &homes, &names, &founded);
-    let (servers, opened) = futures_util::future::join(replicas, futures_util::future::join_all(opening)).await;
+    let starting = start_replicas(&platform, &peers, &homes, &names, &founded);
+    let (servers, opened) = futures_util::future::join(starting, futures_util::future::join_all(opening)).await;
     let servers = servers?;
-    let addresses: Vec<String> = servers.iter().map(|server| server.replica().address().to_owned()).collect();
-    let meta = MetaClient::new(peers.clone(), "server", addresses);
-    for (opened, name) in opened.into_iter().zip(&names) {
+    let addresses: Vec<String> = servers.iter().map(|(_, server)| server.replica().address().to_owned()).collect();
+    let meta = MetaClient::new(peers.clone(), NODE, addresses);
+    let replicas = Replicas::new(&peers, &meta, &announced, founded.len(), servers);
+    let parts = Parts {
+        platform: platform.clone(),
+        service: service.clone(),
+        announced: announced.clone(),
+        meta: meta.clone(),
+        node: NODE.to_owned(),
+        domain: None,
+        address: CHUNKS.to_owned(),
+        scrub,
+        replicas: Some(replicas.clone()),
+    };
+    let (given, known) = homes.split_at(bases);
+    let directories = Directories::new(given, added, parts)?;
+    directories.knows(known);
+    register_chunks(&peers, &service, &directories);
+    for ((opened, name), home) in opened.into_iter().zip(&names).zip(&homes) {
+        let raft_id = home.identity.as_ref().map_or(0, |own| own.raft_id);
+        let replica = if raft_id == 0 { String::new() } else { local(raft_id) };
         match opened {
-            Ok(store) => announced.add(store, "server", &format!("disk-{name}"), "local-chunks"),
+            Ok(store) => {
+                let domain = format!("disk-{name}");
+                announced.add(store, &Place { node: NODE, domain: &domain, address: CHUNKS, replica: &replica });
+            }
             Err(error) if homes.len() > 1 => {
                 tracing::error!(%error, "this directory is not served; its chunks are read from the others");
             }
@@ -151,10 +179,11 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     }
     announced.register(&meta).await.map_err(|error| NodeError::new(error.to_string()))?;
     meta.heartbeat(announced.reports()).await.map_err(|error| NodeError::new(error.to_string()))?;
-    platform.tasks().spawn(announced.clone().heartbeat(meta.clone()));
+    directories.mend();
+    platform.tasks().spawn(announced.clone().heartbeat(meta.clone(), Some(directories)));
 
     let layer = ChunkLayer::new(&meta, usize::try_from(memory::shares().cache).unwrap_or(usize::MAX));
-    let objects = doors::objects(&meta, &layer, &row, stored, servers.len());
+    let objects = doors::objects(&meta, &layer, &row, stored, replicas.servers().len());
     let root = write_credentials(&homes[0], &objects).await?;
     layer.spawn_executor(&meta);
     let ready = Rc::new(Cell::new(true));
@@ -176,7 +205,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     ready.set(false);
     let settle = async {
         announced.settle().await;
-        for server in &servers {
+        for server in replicas.servers() {
             server.replica().settle().await;
         }
     };
@@ -188,8 +217,8 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
 
 /// Opens the directories; each is known by its place in the list, from 1. One whose disk fails is
 /// left out if others hold a cluster: they serve on.
-async fn open_homes(platform: &Platform, dirs: &[PathBuf]) -> Result<(Vec<Home>, Vec<usize>), NodeError> {
-    let (mut homes, mut names): (Vec<Home>, Vec<usize>) = Default::default();
+async fn open_homes(platform: &Platform, dirs: &[PathBuf]) -> Result<(Vec<Home>, Vec<String>), NodeError> {
+    let (mut homes, mut names): (Vec<Home>, Vec<String>) = Default::default();
     let mut broken = Vec::new();
     for (at, path) in dirs.iter().enumerate() {
         let home = match identity::open(platform, path).await {
@@ -214,7 +243,7 @@ async fn open_homes(platform: &Platform, dirs: &[PathBuf]) -> Result<(Vec<Home>,
             )));
         }
         homes.push(home);
-        names.push(at + 1);
+        names.push((at + 1).to_string());
     }
     let is_founded = homes.iter().any(|home| home.members.is_some());
     for error in broken {
@@ -307,25 +336,32 @@ async fn found(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, 
     Ok(founders)
 }
 
-fn register_chunks(peers: &Peers, service: &ChunkService) {
-    let service = service.clone();
-    let handler: Handler = Rc::new(move |call| {
-        let service = service.clone();
+fn register_chunks(peers: &Peers, service: &ChunkService, directories: &Directories) {
+    peers.register_local(CHUNKS, chunk_handler(service, directories));
+}
+
+/// Serves what chunkservers are asked.
+pub fn chunk_handler(service: &ChunkService, directories: &Directories) -> Handler {
+    let (service, directories) = (service.clone(), directories.clone());
+    Rc::new(move |call| {
+        let (service, directories) = (service.clone(), directories.clone());
         Box::pin(async move {
+            if let Some(reply) = directories.handle(&call).await {
+                return reply;
+            }
             let reply = service.handle(call).await;
             reply.unwrap_or_else(|| Reply::failed(class::GIVE_UP, code::BAD_REQUEST, "not a chunkserver's request"))
         })
-    });
-    peers.register_local("local-chunks", handler);
+    })
 }
 
 async fn start_replicas(
     platform: &Platform,
     peers: &Peers,
     homes: &[Home],
-    names: &[usize],
+    names: &[String],
     founders: &BTreeMap<u64, String>,
-) -> Result<Vec<MetaServer>, NodeError> {
+) -> Result<Vec<(PathBuf, MetaServer)>, NodeError> {
     let mut servers = Vec::new();
     let mut broken = None;
     // All replicas live in this process, founders and those that replaced some.
@@ -343,15 +379,16 @@ async fn start_replicas(
         };
         Some(async move {
             let (name, address) = (format!("meta-{name}"), local(raft_id));
-            metas::start(platform, peers, home, &name, &address, group).await
+            let started = metas::start(platform, peers, home, &name, &address, group).await;
+            started.map(|server| (home.disk.path().to_owned(), server))
         })
     });
     let starting: Vec<_> = starting.collect();
     for started in futures_util::future::join_all(starting).await {
         match started {
-            Ok(server) => {
+            Ok((dir, server)) => {
                 register_meta(peers, server.replica().address(), &server);
-                servers.push(server);
+                servers.push((dir, server));
             }
             Err(error) => {
                 tracing::error!(%error, "this replica does not run; the others go on if they are more than half");
@@ -359,7 +396,10 @@ async fn start_replicas(
             }
         }
     }
-    let founder = servers.iter().find(|server| server.replica().voters().contains(&server.replica().raft_id()));
+    let founder = servers
+        .iter()
+        .map(|(_, server)| server)
+        .find(|server| server.replica().voters().contains(&server.replica().raft_id()));
     match (founder, broken) {
         (Some(founder), _) => founder.replica().campaign(),
         (None, Some(error)) => return Err(error),

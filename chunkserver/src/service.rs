@@ -26,6 +26,11 @@ impl ChunkService {
         self.0.borrow_mut().insert(store.id(), store);
     }
 
+    /// Serves this store no more.
+    pub fn remove(&self, store: StoreId) {
+        self.0.borrow_mut().remove(&store);
+    }
+
     /// The stores served.
     pub fn stores(&self) -> Vec<Store> {
         self.0.borrow().values().cloned().collect()

@@ -114,6 +114,11 @@ impl MetaClient {
         }))
     }
 
+    /// One more replica may lead.
+    pub fn add_address(&self, address: &str) {
+        self.0.addresses.borrow_mut().push(address.to_owned());
+    }
+
     /// The platform beneath.
     pub fn platform(&self) -> &Platform {
         self.0.peers.platform()
@@ -312,11 +317,12 @@ impl MetaClient {
         }
     }
 
-    /// Says that this process and its disks live. A session that has ended is given up.
+    /// Says that this process and its disks live. A session that has ended is given up. Answers which
+    /// of the disks were taken out of the pool.
     ///
     /// # Errors
     /// No leader in time.
-    pub async fn heartbeat(&self, disks: Vec<DiskReport>) -> Result<(), MetaError> {
+    pub async fn heartbeat(&self, disks: Vec<DiskReport>) -> Result<Vec<u64>, MetaError> {
         let session = self.session();
         let sessions = if session == 0 { Vec::new() } else { vec![session] };
         let beat = Request::Heartbeat(Heartbeat { sessions, disks });
@@ -325,7 +331,7 @@ impl MetaClient {
                 if ack.ended.contains(&session) && self.0.session.get() == session {
                     self.0.session.set(0);
                 }
-                Ok(())
+                Ok(ack.removed)
             }
             _ => Err(confused()),
         }

@@ -173,3 +173,19 @@ pub struct ScrubState {
     #[prost(uint64, tag = "5")]
     pub rounds: u64,
 }
+
+/// Asks a process to take a directory of its machine into the pool, now and at every start.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AddDisk {
+    /// Absolute.
+    #[prost(string, tag = "1")]
+    pub path: String,
+}
+
+/// Answer to [`AddDisk`].
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct DiskAdded {
+    /// DiskId.
+    #[prost(uint64, tag = "1")]
+    pub disk: u64,
+}

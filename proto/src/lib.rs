@@ -11,6 +11,7 @@ pub mod frame;
 pub mod identity;
 pub mod keys;
 pub mod log_record;
+pub mod members;
 pub mod meta;
 pub mod record;
 pub mod roles;

@@ -4,6 +4,7 @@ use prost::bytes::Bytes;
 use prost::{Message, Oneof};
 
 use crate::chunk::{ScrubState, ShardName};
+use crate::members;
 use crate::rows::{
     AccessKeyRow, BlobRow, BucketRow, ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, ObjectRow, PartRow,
     RedundancyRow, ShardRow, UploadRow,
@@ -29,7 +30,7 @@ pub struct Command {
     #[prost(uint64, tag = "5")]
     pub now_ms: u64,
     /// What to do.
-    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,30,31,32,33,34,35,36,37,38,40,41")]
+    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,30,31,32,33,34,35,36,37,38,40,41")]
     pub body: Option<Body>,
 }
 
@@ -62,6 +63,10 @@ pub enum Body {
     MarkBad(DiskShards),
     #[prost(message, tag = "22")]
     DropUnknown(DiskShards),
+    #[prost(message, tag = "23")]
+    DrainDisks(members::DrainDisks),
+    #[prost(message, tag = "24")]
+    RemoveDisk(members::RemoveDisk),
     #[prost(message, tag = "30")]
     CreateBucket(CreateBucket),
     #[prost(message, tag = "31")]
@@ -406,6 +411,7 @@ pub mod refusal {
     pub const MALFORMED: u32 = 19;
     pub const DISK: u32 = 20;
     pub const NOT_INITIALISED: u32 = 21;
+    pub const NO_DISK: u32 = 22;
 }
 
 /// What apply answers.
@@ -449,7 +455,7 @@ pub struct ChunkEntry {
 /// A linearizable read.
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
-    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13")]
+    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15")]
     pub ask: Option<Ask>,
 }
 
@@ -482,6 +488,10 @@ pub enum Ask {
     Cluster(AskAll),
     #[prost(message, tag = "13")]
     Blob(AskBlob),
+    #[prost(message, tag = "14")]
+    Safety(members::AskSafety),
+    #[prost(message, tag = "15")]
+    Plan(AskAll),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -601,6 +611,10 @@ pub struct View {
     pub status: Option<StatusView>,
     #[prost(message, optional, tag = "15")]
     pub cluster: Option<ClusterRow>,
+    #[prost(message, optional, tag = "16")]
+    pub safety: Option<members::Safety>,
+    #[prost(message, optional, tag = "17")]
+    pub plan: Option<members::PlanView>,
 }
 
 /// A row of a listing (no body).
@@ -714,6 +728,14 @@ pub struct StatusView {
     /// Shards that are damaged or gone and not replaced yet.
     #[prost(uint64, tag = "17")]
     pub bad_shards: u64,
+    /// Disks that hold shards.
+    #[prost(message, repeated, tag = "18")]
+    pub loads: Vec<members::DiskLoad>,
+    /// Speed at which drained disks were emptied over the last minute, and seconds left at it; 0 = unknown.
+    #[prost(uint64, tag = "19")]
+    pub drain_bytes_per_s: u64,
+    #[prost(uint64, tag = "20")]
+    pub drain_eta_s: u64,
 }
 
 /// A disk or session says it lives.
@@ -749,6 +771,9 @@ pub struct HeartbeatAck {
     pub ended: Vec<u64>,
     #[prost(uint64, tag = "2")]
     pub term: u64,
+    /// Disks of the question that were removed: their directories are given up.
+    #[prost(uint64, repeated, tag = "3")]
+    pub removed: Vec<u64>,
 }
 
 /// Asks for chunks to write.
@@ -844,6 +869,12 @@ pub struct MetaState {
     pub applied: u64,
     #[prost(uint64, tag = "5")]
     pub state_hash: u64,
+    /// Its name, for people.
+    #[prost(string, tag = "6")]
+    pub name: String,
+    /// It may have forgotten something and takes no part.
+    #[prost(bool, tag = "7")]
+    pub in_doubt: bool,
 }
 
 /// A replica that starts empty asks to be let in, in place of an older one at the same address.

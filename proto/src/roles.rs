@@ -82,7 +82,8 @@ impl Request {
             Request::Seal(_) => Roles::META.and(Roles::CHUNK),
             Request::Propose(_) | Request::Query(_) | Request::Grant(_) | Request::SealChunk(_) => readers_and_writers,
             // `bixi fsck` asks through a door.
-            Request::CheckDisk(_) => Roles::GATEWAY,
+            // So does `bixi disk add`.
+            Request::CheckDisk(_) | Request::AddDisk(_) => Roles::GATEWAY,
             // A door keeps its session alive by it.
             Request::Heartbeat(_) => readers_and_writers,
             Request::LeaseJob(_) => Roles::CHUNK,
@@ -100,7 +101,8 @@ impl Request {
             | Request::Read(_)
             | Request::Delete(_)
             | Request::ListShards(_)
-            | Request::Census(_) => Roles::CHUNK,
+            | Request::Census(_)
+            | Request::AddDisk(_) => Roles::CHUNK,
             Request::Propose(_)
             | Request::Query(_)
             | Request::Heartbeat(_)

@@ -143,6 +143,15 @@ pub struct DiskRow {
     /// See [`disk_state`].
     #[prost(uint32, tag = "6")]
     pub state: u32,
+    /// It takes no new shards, and those it has are moved away. It is in use all the same.
+    #[prost(bool, tag = "7")]
+    pub draining: bool,
+    /// Somebody has taken it out of the pool for good; `state` is `LOST` then.
+    #[prost(bool, tag = "8")]
+    pub removed: bool,
+    /// Address of the metaserver replica that lives in the same directory; empty = none.
+    #[prost(string, tag = "9")]
+    pub replica: String,
 }
 
 /// A session: one process start that may hold grants and send commands.

@@ -25,6 +25,9 @@ pub enum Request {
     ListShards(chunk::ListShards),
     #[prost(message, tag = "7")]
     Census(chunk::Census),
+    /// To a chunkserver's process: take one more directory into the pool.
+    #[prost(message, tag = "8")]
+    AddDisk(chunk::AddDisk),
     /// To the metaserver's leader: a command for the log.
     #[prost(message, tag = "20")]
     Propose(meta::Command),
@@ -74,6 +77,7 @@ impl Request {
             Request::Delete(_) => "delete",
             Request::ListShards(_) => "list-shards",
             Request::Census(_) => "census",
+            Request::AddDisk(_) => "add-disk",
             Request::Propose(_) => "propose",
             Request::Query(_) => "query",
             Request::Heartbeat(_) => "heartbeat",
@@ -91,6 +95,7 @@ impl Request {
 }
 
 /// What is answered.
+#[allow(clippy::large_enum_variant, reason = "prost's oneof cannot hold boxes; one lives per call")]
 #[derive(Clone, PartialEq, Oneof)]
 pub enum Answer {
     #[prost(message, tag = "1")]
@@ -106,6 +111,8 @@ pub enum Answer {
     ShardList(chunk::ShardList),
     #[prost(message, tag = "6")]
     CensusPage(chunk::CensusPage),
+    #[prost(message, tag = "7")]
+    DiskAdded(chunk::DiskAdded),
     #[prost(message, tag = "20")]
     Outcome(meta::Outcome),
     #[prost(message, tag = "21")]
@@ -171,6 +178,8 @@ pub mod code {
     pub const BAD_REQUEST: u32 = 13;
     /// The caller's certificate does not hold a role that may ask this.
     pub const NOT_PERMITTED: u32 = 14;
+    /// What is there stands against it.
+    pub const CONFLICT: u32 = 15;
 }
 
 /// A refusal.
@@ -201,7 +210,7 @@ impl Failure {
 #[derive(Clone, PartialEq, Message)]
 pub struct RequestMessage {
     /// What is asked; absent = unknown to this build.
-    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,30,31,32,33,34")]
+    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,8,20,21,22,23,24,25,26,30,31,32,33,34")]
     pub body: Option<Request>,
 }
 
@@ -209,6 +218,6 @@ pub struct RequestMessage {
 #[derive(Clone, PartialEq, Message)]
 pub struct AnswerMessage {
     /// What is answered.
-    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,20,21,22,23,24,25,26,27")]
+    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,27")]
     pub body: Option<Answer>,
 }

@@ -2,6 +2,7 @@
 //! number each field has is held by `messages_page.rs`; these show that the encoding is protobuf's.
 
 use proto::chunk::{Append, ShardName};
+use proto::members::{DrainDisks, RemoveDisk};
 use proto::meta::{Body, Command, Conditions, NewBody, PutObject};
 use proto::rows::{
     AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ClusterRow, CounterRow, DeleteRow, DiskRow,
@@ -133,8 +134,14 @@ fn golden_bytes_of_the_other_rows() {
         address: "h:1".into(),
         path: "/d".into(),
         state: 1,
+        ..DiskRow::default()
     };
-    assert_golden(disk, "0891a0bcf0d081c3850a12026e311a057a2f722f682203683a312a022f643001");
+    let hex = "0891a0bcf0d081c3850a12026e311a057a2f722f682203683a312a022f643001";
+    assert_golden(disk.clone(), hex);
+    let removed = DiskRow { draining: true, removed: true, replica: "m:1".into(), ..disk };
+    assert_golden(removed, &format!("{hex}380140014a036d3a31"));
+    assert_golden(DrainDisks { disks: vec![3, 300], draining: true }, "0a0303ac021001");
+    assert_golden(RemoveDisk { disk: 4, lost: true }, "08041001");
     let bucket =
         BucketRow { id: 4, name: "b".into(), owner: "anna".into(), created_ms: NOON_MS, kind: 1, versioning: 2 };
     assert_golden(bucket, "08041201621a04616e6e612080d095ffbc3128013002");

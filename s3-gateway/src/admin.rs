@@ -7,9 +7,12 @@
 //!                                               DELETE /v1/keys/KEY    root only
 //!                                               POST   /v1/fsck        {"disk":..,"after":..}, root only
 //! ```
+//! Disks and nodes: [`members`].
 //!
 //! Leaves to others: what status, readiness and metrics say ([`AdminHooks`]). Invariants: secrets
 //! leave only in the answer that makes a key; nothing under `/v1/` answers without a signature.
+
+pub mod members;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -55,6 +58,8 @@ pub struct AdminHooks {
     pub status: Rc<dyn Fn() -> Told>,
     /// A page of the comparison of a disk (first number) with the metadata, from a chunk on.
     pub fsck: Rc<dyn Fn(u64, u64) -> Told>,
+    /// Disks and nodes.
+    pub members: Rc<dyn Fn(members::Asked) -> LocalBoxFuture<'static, Result<Value, members::Denied>>>,
     /// Prometheus text.
     pub metrics: Rc<dyn Fn() -> String>,
 }
@@ -169,6 +174,13 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
         if who.identity.is_root { Ok(()) } else { Err(refusal) }
     };
     let path = parts.uri.path();
+    if let Some((asked, takes_root)) = members::asked(&parts.method, path, &body)? {
+        if takes_root {
+            root_only()?;
+        }
+        let told = (admin.hooks.members)(asked).await?;
+        return Ok(json_answer(StatusCode::OK, &told));
+    }
     match (&parts.method, path) {
         (&Method::GET, "/v1/status") => match (admin.hooks.status)().await {
             Ok(status) => Ok(json_answer(StatusCode::OK, &status)),

@@ -5,6 +5,7 @@
 //! while a node is away goes on with fewer shards. So a disk is lost only at a calm moment, when the
 //! metadata says that every chunk can spare it.
 
+mod drains;
 pub mod metadata;
 
 use std::cell::{Cell, RefCell};
@@ -82,6 +83,7 @@ impl Faults {
         faults.every(rates.dark, Faults::dark);
         faults.every(rates.split, Faults::split);
         faults.every(rates.stall, Faults::stall);
+        faults.every(rates.drain, Faults::drain);
         faults.start_metadata();
         if let Some(mean) = rates.lose_disk {
             let this = faults.clone();

@@ -104,6 +104,14 @@ pub fn unsettled(cluster: &Cluster, meta: &MetaServer) -> Vec<String> {
             out.push(format!("chunk {chunk:x} is being repaired"));
         }
     }
+    for (disk, row) in disks(meta) {
+        let holds = |row: &ChunkRow| row.shards.iter().any(|shard| shard.disk == disk);
+        let needed = |row: &ChunkRow| holds(row) && (row.state == chunk_state::OPEN || row.sealed_len > 0);
+        let left = chunks(meta).values().filter(|row| needed(row)).count();
+        if row.draining && row.state == disk_state::IN && left > 0 {
+            out.push(format!("disk {disk} is drained and holds shards of {left} chunks"));
+        }
+    }
     let deletes = rows(meta, table::DELETE).len();
     if deletes > 0 {
         out.push(format!("{deletes} shards wait for their deletion"));

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use client::object::api::{ObjectError, WriteConditions};
 use erasure::Coder;
 use platform::clock::Clock;
-use proto::rows::{ChunkRow, chunk_state};
+use proto::members::RemoveDisk;
+use proto::meta::Body;
+use proto::rows::{ChunkRow, chunk_state, disk_state};
+use types::ids::Partition;
 use types::redundancy::Redundancy;
 
 use crate::checkers::Checker;
@@ -56,6 +59,7 @@ pub async fn run(cluster: Rc<Cluster>, layers: &Layers) {
     if !cluster.violations().is_empty() {
         return;
     }
+    remove_drained(&cluster, layers).await;
     check_shards(&cluster, layers).await;
     read_all(&actor).await;
     all_vote(&cluster, &clock).await;
@@ -131,6 +135,20 @@ async fn become_whole(cluster: &Cluster, clock: &Clock) {
     let Some(leader) = cluster.leader() else { return };
     for what in inspect::references(&leader).into_iter().take(5) {
         cluster.violated(Checker::References, what);
+    }
+}
+
+/// A disk that is drained can be removed, and nothing is missed.
+async fn remove_drained(cluster: &Cluster, layers: &Layers) {
+    let Some(leader) = cluster.leader() else { return };
+    for (disk, row) in inspect::disks(&leader) {
+        if !row.draining || row.state != disk_state::IN {
+            continue;
+        }
+        let body = Body::RemoveDisk(RemoveDisk { disk, lost: false });
+        if let Err(error) = layers.meta.command(Partition(0), body).await {
+            cluster.violated(Checker::Redundancy, format!("drained disk {disk} cannot be removed: {error}"));
+        }
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Rates {
     pub meta_flush_fails: Option<Duration>,
     /// Bits of a chunk disk flip when the other faults have stopped.
     pub rot: Option<Duration>,
+    /// A disk is drained.
+    pub drain: Option<Duration>,
     /// Something in a metaserver's directory is damaged, put back from an older copy, or gone.
     pub meta_damage: Option<Duration>,
     /// A metaserver loses its power in a delicate moment.
@@ -257,6 +259,7 @@ impl Shape {
         shape.rates.dark = rate(&meta, 0.2, 4, 20);
         shape.rates.split = rate(&meta, 0.3, 4, 20);
         shape.rates.stall = rate(&meta, 0.3, 2, 10);
+        shape.rates.drain = rate(&meta, 0.4, 3, 15);
         if let Some(bug) = profile {
             uncover(&mut shape, bug);
         }

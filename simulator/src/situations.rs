@@ -31,6 +31,7 @@ pub const FAULTS: &[&str] = &[
     "chunkservers go dark behind a seal",
     "clock jumps",
     "damage to a metaserver",
+    "disk is drained",
     "disk is lost",
     "disk is passing bad",
     "disk rots",

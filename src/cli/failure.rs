@@ -48,6 +48,11 @@ impl Failure {
         Failure::new(USAGE, message)
     }
 
+    /// What is there stands against it.
+    pub fn conflict(message: impl Into<String>) -> Failure {
+        Failure::new(CONFLICT, message)
+    }
+
     /// What was named is not there.
     pub fn not_found(message: impl Into<String>) -> Failure {
         Failure::new(NOT_FOUND, message)

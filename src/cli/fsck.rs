@@ -28,7 +28,7 @@ pub async fn run(platform: Platform, args: ReadArgs) -> Result<(), Failure> {
 
 async fn check_disk(admin: &Admin, disk: &Value) -> Result<Value, Failure> {
     let (mut expected, mut differences, mut after) = (0, Vec::new(), 0u64);
-    if disk["state"] == "in" {
+    if is_served(disk) {
         loop {
             let ask = json!({"disk": disk["disk"], "after": after});
             let page = admin.call("POST", "/v1/fsck", Some(&ask)).await?;
@@ -53,7 +53,7 @@ async fn check_disk(admin: &Admin, disk: &Value) -> Result<Value, Failure> {
 /// Sound = every disk that is not lost was compared, nothing differs, and no chunk lacks a shard.
 fn report(status: &Value, disks: Vec<Value>) -> Value {
     let count: usize = disks.iter().filter_map(|disk| disk["differences"].as_array()).map(Vec::len).sum();
-    let unchecked = disks.iter().filter(|disk| disk["state"] != "in" && disk["state"] != "lost").count();
+    let unchecked = disks.iter().filter(|disk| !is_served(disk) && disk["state"] != "lost").count();
     let chunks = &status["chunks"];
     let whole = chunks["degraded"] == 0 && chunks["lost"] == 0;
     json!({
@@ -63,6 +63,10 @@ fn report(status: &Value, disks: Vec<Value>) -> Value {
         "chunks": chunks,
         "disks": disks,
     })
+}
+
+fn is_served(disk: &Value) -> bool {
+    matches!(disk["state"].as_str(), Some("in" | "draining" | "drained"))
 }
 
 fn for_people(report: &Value) -> String {

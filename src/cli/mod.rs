@@ -14,8 +14,12 @@ pub mod credentials;
 pub mod session;
 
 pub mod bucket;
+pub mod disk;
 pub mod fsck;
 pub mod key;
+pub mod node;
+pub mod plan;
+pub mod safety;
 pub mod status;
 
 pub mod download;
@@ -39,7 +43,9 @@ use platform::Platform;
 use tracing_subscriber::EnvFilter;
 
 use self::failure::Failure;
-use crate::args::{BenchCommand, Cli, ClusterCommand, Command, ConfigCommand, DebugCommand, LogFormat, Output};
+use crate::args::{
+    BenchCommand, Cli, ClusterCommand, Command, ConfigCommand, DebugCommand, LogFormat, NodeArgs, Output,
+};
 use crate::{bench_disk, dev, server};
 
 /// Runs the command of this process' arguments; gives its exit code.
@@ -71,7 +77,14 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Server(args) => server::run(args),
         Command::Dev(args) => dev::run(args),
-        Command::Node(args) => dev::run_node(args),
+        Command::Node(NodeArgs { spec: Some(spec), .. }) => dev::run_node(&spec),
+        Command::Node(NodeArgs { command: Some(command), .. }) => {
+            with_platform(|platform| node::run(platform, command))
+        }
+        Command::Node(_) => Err(Failure::usage("say what to do: bixi node list|drain|undrain")),
+        Command::Disk(command) => with_platform(|platform| disk::run(platform, command)),
+        Command::Plan(args) => with_platform(|platform| plan::run(platform, args)),
+        Command::SafeToRemove(args) => with_platform(|platform| safety::run(platform, args)),
         Command::Status(args) => with_platform(|platform| status::run(platform, args)),
         Command::Fsck(args) => with_platform(|platform| fsck::run(platform, args)),
         Command::Bucket(command) => with_platform(|platform| bucket::run(platform, command)),

@@ -11,8 +11,10 @@ use client::meta::{MetaClient, MetaError};
 use platform::Platform;
 use proto::meta::{Body, DiskReport};
 use proto::rows::DiskRow;
+use types::ids::StoreId;
 
 use super::NodeError;
+use super::directories::Directories;
 use super::identity::Home;
 
 /// A heartbeat is due this often.
@@ -28,6 +30,22 @@ pub struct Member {
     /// Its disk.
     pub disk: u64,
     row: DiskRow,
+    /// The metaserver does not take it.
+    refused: bool,
+    /// What the metaserver was told of it is not true any more.
+    stale: bool,
+}
+
+/// Where a store is, for the metaserver.
+pub struct Place<'a> {
+    /// Process name.
+    pub node: &'a str,
+    /// Failure domain.
+    pub domain: &'a str,
+    /// Where the process is reached.
+    pub address: &'a str,
+    /// Address of the metaserver replica in the same directory; empty = none.
+    pub replica: &'a str,
 }
 
 /// The stores of a process as they are announced.
@@ -68,17 +86,44 @@ pub fn scrub_cycle(days: f64) -> Result<Option<Duration>, NodeError> {
 }
 
 impl Announced {
-    /// Adds a store that is reached at `address`, in the given failure domain.
-    pub fn add(&self, store: Store, node: &str, domain: &str, address: &str) {
+    /// Adds a store.
+    pub fn add(&self, store: Store, place: &Place<'_>) {
         let row = DiskRow {
             store: store.id().0,
-            node: node.to_owned(),
-            domain: domain.to_owned(),
-            address: address.to_owned(),
+            node: place.node.to_owned(),
+            domain: place.domain.to_owned(),
+            address: place.address.to_owned(),
             path: store.disk().path().display().to_string(),
-            state: 0,
+            replica: place.replica.to_owned(),
+            ..DiskRow::default()
         };
-        self.0.borrow_mut().push(Member { store, disk: 0, row });
+        self.0.borrow_mut().push(Member { store, disk: 0, row, refused: false, stale: false });
+    }
+
+    /// Whether a store is among them.
+    pub fn serves(&self, store: StoreId) -> bool {
+        self.0.borrow().iter().any(|member| member.store.id() == store)
+    }
+
+    /// The disk of a store; `None` if the metaserver did not take it.
+    pub fn disk_of(&self, store: StoreId) -> Option<u64> {
+        let members = self.0.borrow();
+        members.iter().find(|member| member.store.id() == store && member.disk != 0).map(|member| member.disk)
+    }
+
+    /// A metaserver replica begins in a store's directory; told with the next heartbeat.
+    pub fn has_replica(&self, store: StoreId, address: &str) {
+        if let Some(member) = self.0.borrow_mut().iter_mut().find(|member| member.store.id() == store) {
+            address.clone_into(&mut member.row.replica);
+            member.stale = true;
+        }
+    }
+
+    /// Takes a disk's store out.
+    pub fn remove(&self, disk: u64) -> Option<Store> {
+        let mut members = self.0.borrow_mut();
+        let at = members.iter().position(|member| member.disk == disk)?;
+        Some(members.remove(at).store)
     }
 
     /// Registers every store that is not yet known.
@@ -86,22 +131,24 @@ impl Announced {
     /// # Errors
     /// No leader in time, or the store was declared lost.
     pub async fn register(&self, meta: &MetaClient) -> Result<(), MetaError> {
-        let wanted: Vec<(usize, DiskRow)> = {
+        let wanted: Vec<DiskRow> = {
             let members = self.0.borrow();
-            members
-                .iter()
-                .enumerate()
-                .filter(|(_, member)| member.disk == 0)
-                .map(|(at, member)| (at, member.row.clone()))
-                .collect()
+            let open = members.iter().filter(|member| (member.disk == 0 || member.stale) && !member.refused);
+            open.map(|member| member.row.clone()).collect()
         };
-        let asks =
-            wanted.into_iter().map(|(at, row)| async move { (at, meta.bare_command(Body::RegisterDisk(row)).await) });
-        for (at, registered) in futures_util::future::join_all(asks).await {
+        let asks = wanted.into_iter().map(|row| async move {
+            let store = row.store;
+            (store, meta.bare_command(Body::RegisterDisk(row)).await)
+        });
+        for (store, registered) in futures_util::future::join_all(asks).await {
+            // The list may have changed meanwhile.
+            let mut members = self.0.borrow_mut();
+            let Some(member) = members.iter_mut().find(|member| member.row.store == store) else { continue };
             match registered {
-                Ok(outcome) => self.0.borrow_mut()[at].disk = outcome.number,
+                Ok(outcome) => (member.disk, member.stale) = (outcome.number, false),
                 Err(MetaError::Refused { code: proto::meta::refusal::DISK, text, .. }) => {
-                    tracing::error!(store = at + 1, %text, "this disk is not taken, the others serve on");
+                    tracing::error!(dir = %member.row.path, %text, "this disk is not taken, the others serve on");
+                    member.refused = true;
                 }
                 Err(error) => return Err(error),
             }
@@ -127,15 +174,17 @@ impl Announced {
             .collect()
     }
 
-    /// Says for ever that this process and its disks live.
-    pub async fn heartbeat(self, meta: MetaClient) {
+    /// Says for ever that this process and its disks live; gives up those that were removed.
+    pub async fn heartbeat(self, meta: MetaClient, directories: Option<Directories>) {
         let clock = meta.platform().clock().clone();
         loop {
             if let Err(error) = self.register(&meta).await {
                 tracing::warn!(%error, "a disk is not registered");
             }
-            if let Err(error) = meta.heartbeat(self.reports()).await {
-                tracing::debug!(%error, "heartbeat was not heard");
+            match (meta.heartbeat(self.reports()).await, &directories) {
+                (Ok(removed), Some(directories)) => directories.drop_removed(&removed).await,
+                (Ok(_), None) => {}
+                (Err(error), _) => tracing::debug!(%error, "heartbeat was not heard"),
             }
             clock.sleep(PERIOD).await;
         }

@@ -18,7 +18,7 @@ use proto::rows::ClusterRow;
 use s3_gateway::admin::AdminHooks;
 use types::redundancy::Redundancy;
 
-use super::{NodeError, descriptors, memory, status};
+use super::{NodeError, descriptors, members, memory, status};
 
 /// The chunk layer of a process.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ pub fn spawn_admin(
     let ready = Rc::clone(&parts.ready);
     let (meta, s3, policy) = (meta.clone(), parts.s3, parts.policy);
     let metrics_objects = objects.clone();
-    let (checks, stores) = (meta.clone(), parts.stores);
+    let (checks, changes, stores) = (meta.clone(), meta.clone(), parts.stores);
     let hooks = AdminHooks {
         ready: Rc::new(move || ready.get()),
         status: Rc::new(move || {
@@ -105,6 +105,10 @@ pub fn spawn_admin(
         fsck: Rc::new(move |disk, after| {
             let meta = checks.clone();
             Box::pin(async move { status::disk_page(&meta, disk, after).await })
+        }),
+        members: Rc::new(move |asked| {
+            let meta = changes.clone();
+            Box::pin(async move { members::carry_out(&meta, asked).await })
         }),
         metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores())),
     };

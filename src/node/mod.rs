@@ -3,10 +3,13 @@
 pub mod certificates;
 pub mod chunks;
 pub mod descriptors;
+pub mod directories;
 pub mod doors;
 pub mod identity;
+pub mod members;
 pub mod memory;
 pub mod metas;
+pub mod replicas;
 pub mod status;
 
 use std::fmt;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use chunkserver::store::Store;
 use client::meta::MetaClient;
 use client::object::Objects;
-use proto::meta::{Ask, AskAll, difference};
+use proto::meta::{Ask, AskAll, DiskEntry, difference};
 use serde_json::{Value, json};
 use types::ids::{ChunkId, PlacementId};
 
@@ -20,15 +20,28 @@ pub async fn tree(meta: &MetaClient, s3: &str, policy: &str) -> Result<Value, St
     let voters = status.voters.len();
     let total: u64 = disks.iter().map(|disk| disk.total_bytes).sum();
     let available: u64 = disks.iter().map(|disk| disk.available_bytes).sum();
+    let load =
+        |disk: u64| status.loads.iter().find(|load| load.disk == disk).map_or((0, 0), |at| (at.shards, at.bytes));
+    let draining: Vec<u64> =
+        disks.iter().filter(|entry| entry.row.draining && entry.row.state == 0).map(|entry| entry.disk).collect();
+    let (shards_left, bytes_left) = draining.iter().fold((0, 0), |sum, disk| {
+        let (shards, bytes) = load(*disk);
+        (sum.0 + shards, sum.1 + bytes)
+    });
     let rows: Vec<Value> = disks
         .iter()
+        .filter(|entry| !entry.row.removed)
         .map(|entry| {
+            let (shards, bytes) = load(entry.disk);
             json!({
                 "disk": entry.disk,
                 "node": entry.row.node,
                 "path": entry.row.path,
                 "domain": entry.row.domain,
-                "state": if entry.row.state == 1 { "lost" } else if entry.failed { "failed" } else if entry.alive { "in" } else { "silent" },
+                "state": state_of(entry, shards),
+                "draining": entry.row.draining,
+                "shards": shards,
+                "shard_bytes": bytes,
                 "total_bytes": entry.total_bytes,
                 "available_bytes": entry.available_bytes,
                 "unknown_shards": entry.unknown_shards,
@@ -71,11 +84,29 @@ pub async fn tree(meta: &MetaClient, s3: &str, policy: &str) -> Result<Value, St
             "bytes_per_second": status.repair_bytes_per_s,
             "eta_seconds": if status.repair_eta_s == 0 { Value::Null } else { json!(status.repair_eta_s) },
         },
+        "drain": {
+            "disks": draining.len(),
+            "shards_left": shards_left,
+            "bytes_left": bytes_left,
+            "bytes_per_second": status.drain_bytes_per_s,
+            "eta_seconds": if status.drain_eta_s == 0 { Value::Null } else { json!(status.drain_eta_s) },
+        },
         "live_bytes": status.live_bytes,
         "total_bytes": total,
         "available_bytes": available,
         "disks": rows,
     }))
+}
+
+fn state_of(entry: &DiskEntry, shards: u64) -> &'static str {
+    match (entry.row.state, entry.row.draining) {
+        (1, _) => "lost",
+        _ if entry.failed => "failed",
+        _ if !entry.alive => "silent",
+        (_, true) if shards == 0 => "drained",
+        (_, true) => "draining",
+        _ => "in",
+    }
 }
 
 /// A page of `bixi fsck`.

@@ -156,6 +156,11 @@ impl Store {
         self.0.failed.get()
     }
 
+    /// Its disk was taken out of the pool: nothing more is written, and what runs behind it ends.
+    pub fn retire(&self) {
+        self.0.failed.set(true);
+    }
+
     /// Damaged reads found since the start.
     pub fn rot_found(&self) -> u64 {
         self.0.rot_found.get()

@@ -37,6 +37,12 @@ fn in_use(txn: &Txn<'_>, disk: u64) -> Result<bool, Stop> {
     Ok(row.is_some_and(|row| row.state == disk_state::IN))
 }
 
+/// Whether a shard that is moved may go there.
+fn takes_shards(txn: &Txn<'_>, disk: u64) -> Result<bool, Stop> {
+    let row = txn.get::<DiskRow>(&keys::disk(DiskId(disk)))?;
+    Ok(row.is_some_and(|row| row.state == disk_state::IN && !row.draining))
+}
+
 pub(super) fn grant(txn: &mut Txn<'_>, env: &Env, body: &GrantChunks) -> Applied {
     live_session(txn, SessionId(body.session))?;
     let Some(policy) = body.redundancy.policy() else { return refuse(refusal::MALFORMED, "no such redundancy") };
@@ -232,7 +238,7 @@ pub(super) fn start_move(txn: &mut Txn<'_>, body: &StartMove) -> Applied {
     let count = row.redundancy.policy().map_or(0, |policy| policy.shards());
     let mut shards = Vec::new();
     for shard in &body.shards {
-        if shard.index as usize >= count || !in_use(txn, shard.disk)? {
+        if shard.index as usize >= count || !takes_shards(txn, shard.disk)? {
             return refuse(refusal::DISK, "no such shard or disk");
         }
         let placement = txn.next(ROOT, Counter::Placement)?;

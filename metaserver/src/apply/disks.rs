@@ -1,8 +1,9 @@
 //! The cluster itself: its first command, sessions, disks.
 
 use proto::keys::{self, Counter};
+use proto::members::{DrainDisks, RemoveDisk};
 use proto::meta::{Outcome, RegisterSession, refusal};
-use proto::rows::{ClusterRow, DiskRow, SessionRow, disk_state};
+use proto::rows::{ChunkRow, ClusterRow, DiskRow, SessionRow, chunk_state, disk_state};
 use types::ids::{ChunkId, DiskId, Partition, SessionId};
 
 use super::txn::Txn;
@@ -43,11 +44,16 @@ pub(super) fn register_disk(txn: &mut Txn<'_>, row: &DiskRow) -> Applied {
         let old: DiskRow = super::txn::prost_free::Row::from_bytes(&value)?;
         let number = keys::last_u64(&key).unwrap_or(0);
         if old.store == row.store {
+            if old.removed {
+                return refuse(refusal::DISK, "this disk was removed; wipe the directory to join anew");
+            }
             if old.state == disk_state::LOST {
                 return refuse(refusal::DISK, "this store was declared lost; wipe the directory to join anew");
             }
-            if old != *row {
-                txn.put(key, &DiskRow { state: old.state, ..row.clone() });
+            // What was decided about it is not for the process to say.
+            let new = DiskRow { state: old.state, draining: old.draining, removed: old.removed, ..row.clone() };
+            if old != new {
+                txn.put(key, &new);
             }
             return Ok(Outcome { number, ..Outcome::default() });
         }
@@ -59,8 +65,53 @@ pub(super) fn register_disk(txn: &mut Txn<'_>, row: &DiskRow) -> Applied {
         lose_disk(txn, disk)?;
     }
     let number = txn.next(ROOT, Counter::Disk)?;
-    txn.put(keys::disk(DiskId(number)), &DiskRow { state: disk_state::IN, ..row.clone() });
+    let new = DiskRow { state: disk_state::IN, draining: false, removed: false, ..row.clone() };
+    txn.put(keys::disk(DiskId(number)), &new);
     Ok(Outcome { number, ..Outcome::default() })
+}
+
+/// Has disks drained, or takes them back into use. All of them or none.
+pub(super) fn drain(txn: &mut Txn<'_>, body: &DrainDisks) -> Applied {
+    for disk in &body.disks {
+        let key = keys::disk(DiskId(*disk));
+        let row = txn.get::<DiskRow>(&key)?.filter(|row| row.state == disk_state::IN);
+        let Some(row) = row else { return refuse(refusal::NO_DISK, format!("there is no disk {disk} in use")) };
+        txn.put(key, &DiskRow { draining: body.draining, ..row });
+    }
+    Ok(Outcome::default())
+}
+
+/// Takes a disk out of the pool. Refused while a shard there is needed, unless it is lost.
+pub(super) fn remove(txn: &mut Txn<'_>, body: &RemoveDisk) -> Applied {
+    let key = keys::disk(DiskId(body.disk));
+    let Some(row) = txn.get::<DiskRow>(&key)? else {
+        return refuse(refusal::NO_DISK, format!("there is no disk {}", body.disk));
+    };
+    if row.state == disk_state::IN && !body.lost {
+        let mut needed = 0;
+        for (key, _) in txn.scan_prefix(&keys::disk_chunks(DiskId(body.disk)), usize::MAX)? {
+            let chunk = keys::last_u64(&key).unwrap_or(0);
+            let row = txn.get::<ChunkRow>(&keys::chunk(ChunkId(chunk)))?;
+            needed += u64::from(row.is_some_and(|row| is_needed(&row, body.disk)));
+        }
+        if needed > 0 {
+            let what = if row.draining { "is not drained yet" } else { "is in use; drain it first" };
+            return refuse(refusal::DISK, format!("disk {} {what}: it holds {needed} shards", body.disk));
+        }
+    }
+    lose_disk(txn, body.disk)?;
+    if let Some(row) = txn.get::<DiskRow>(&key)? {
+        txn.put(key, &DiskRow { removed: true, draining: false, ..row });
+    }
+    Ok(Outcome::default())
+}
+
+/// Whether a chunk has something on a disk, or is about to: only what was never written is not
+/// needed. An open chunk may hold bytes that nobody has committed yet.
+pub(crate) fn is_needed(row: &ChunkRow, disk: u64) -> bool {
+    let pending = row.pending_move.iter().flat_map(|pending| &pending.shards);
+    let is_there = row.shards.iter().chain(pending).any(|shard| shard.disk == disk);
+    is_there && (row.state == chunk_state::OPEN || row.sealed_len > 0)
 }
 
 /// Declares a disk's content lost: every chunk drops its shards there.

@@ -7,7 +7,7 @@
 
 mod buckets;
 pub(crate) mod chunks;
-mod disks;
+pub(crate) mod disks;
 mod objects;
 mod references;
 pub mod txn;
@@ -150,6 +150,8 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::Deleted(body) => chunks::deleted(txn, body),
         Body::MarkBad(body) => chunks::mark_bad(txn, body),
         Body::DropUnknown(body) => chunks::drop_unknown(txn, body),
+        Body::DrainDisks(body) => disks::drain(txn, body),
+        Body::RemoveDisk(body) => disks::remove(txn, body),
         Body::CreateBucket(body) => buckets::create(txn, env, body),
         Body::DeleteBucket(body) => buckets::delete(txn, env, body),
         Body::PutObject(body) => objects::put(txn, env, body),

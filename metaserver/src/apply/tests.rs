@@ -376,3 +376,5 @@ fn one_move_is_pending_at_most_and_its_commit_asks_whether_it_still_is() {
     assert_eq!(finish(lost.number, true), refusal::CHUNK, "its disk was lost meanwhile");
     assert_eq!(shards(), [first]);
 }
+
+mod disks;

@@ -288,6 +288,14 @@ impl Replica {
         self.0.core.borrow().members.clone()
     }
 
+    /// Addresses of those that belong to the group, by Raft id; others may be known too.
+    pub fn group(&self) -> BTreeMap<u64, String> {
+        let core = self.0.core.borrow();
+        let conf = core.raw.raft.prs().conf().to_conf_state();
+        let belongs = |id: &u64| conf.voters.contains(id) || conf.learners.contains(id);
+        core.members.iter().filter(|(id, _)| belongs(id)).map(|(id, address)| (*id, address.clone())).collect()
+    }
+
     /// Its own address.
     pub fn address(&self) -> &str {
         &self.0.config.address
@@ -374,6 +382,11 @@ impl Replica {
     /// Snapshots installed since the start.
     pub fn snapshots_installed(&self) -> u64 {
         self.0.installed.get()
+    }
+
+    /// Stops for ever: it is not needed any more.
+    pub fn retire(&self, why: &str) {
+        self.stop(why.to_owned());
     }
 
     fn check(&self) -> Result<(), ReplicaError> {

@@ -1,5 +1,5 @@
-//! Open chunks whose session has ended, or one of whose disks or shards is gone: the leader seals
-//! them.
+//! Open chunks whose session has ended, or one of whose disks or shards is gone or to go: the leader
+//! seals them.
 //!
 //! A few are under way at once. One that cannot be sealed yet waits, longer each time, while the
 //! others have their turn; nothing else the leader does waits for any of them.
@@ -110,7 +110,8 @@ impl MetaServer {
     fn has_lost_a_shard(&self, row: &ChunkRow, disks: &BTreeMap<u64, DiskRow>, now: Instant) -> bool {
         let liveness = self.0.liveness.borrow();
         row.shards.iter().any(|shard| {
-            let lost = shard.bad || disks.get(&shard.disk).is_none_or(|row| row.state == disk_state::LOST);
+            let leaves = |row: &DiskRow| row.state == disk_state::LOST || row.draining;
+            let lost = shard.bad || disks.get(&shard.disk).is_none_or(leaves);
             let silence = liveness.disk_silence(shard.disk, now);
             lost || silence.is_some_and(|silence| silence > self.0.times.disk_silent * 4)
         })

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use platform::clock::Instant;
 use proto::meta::{DiskReport, Heartbeat, HeartbeatAck};
-use proto::rows::SessionRow;
-use types::ids::{Partition, SessionId};
+use proto::rows::{DiskRow, SessionRow};
+use types::ids::{DiskId, Partition, SessionId};
 
 use super::{MetaServer, Trouble};
 use crate::apply::txn::Txn;
@@ -64,14 +64,18 @@ impl MetaServer {
         }
         let now = self.0.platform.clock().now();
         let term = self.0.replica.term();
-        let mut ended = Vec::new();
+        let (mut ended, mut removed) = (Vec::new(), Vec::new());
         {
             let mut liveness = self.0.liveness.borrow_mut();
             liveness.begin(term, now);
+            let txn = Txn::new(self.0.replica.store());
             for report in beat.disks {
+                let row = txn.get::<DiskRow>(&proto::keys::disk(DiskId(report.disk)))?;
+                if row.is_some_and(|row| row.removed) {
+                    removed.push(report.disk);
+                }
                 liveness.disks.insert(report.disk, (now, report));
             }
-            let txn = Txn::new(self.0.replica.store());
             for session in beat.sessions {
                 let key = proto::keys::session(Partition(0), SessionId(session));
                 match txn.get::<SessionRow>(&key)? {
@@ -81,6 +85,6 @@ impl MetaServer {
                 }
             }
         }
-        Ok(HeartbeatAck { ended, term })
+        Ok(HeartbeatAck { ended, term, removed })
     }
 }

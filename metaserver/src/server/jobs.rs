@@ -1,14 +1,14 @@
-//! Repairs: planned by the leader (`repairs`), leased to executors, committed here.
+//! Moves and compactions: planned by the leader (`planner`), leased to executors, committed here.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use platform::clock::Instant;
 use proto::keys;
-use proto::meta::{Body, ChunkEntry, DiskReport, FinishMove, Job, LeaseJobRequest, LiveExtent, StartMove, refusal};
-use proto::rows::{BlobRow, ChunkRow, DiskRow, disk_state};
+use proto::members::why;
+use proto::meta::{Body, ChunkEntry, FinishMove, Job, LeaseJobRequest, LiveExtent, StartMove, refusal};
+use proto::rows::{BlobRow, ChunkRow};
 use types::ids::{BlobId, ChunkId};
 
+use super::planner::{self, Pool, Step};
 use super::{MetaServer, Trouble, repairs};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
@@ -24,48 +24,52 @@ const COMPACT_BYTES: u64 = 64 << 20;
 
 /// Work that is not urgent.
 enum Found {
-    Move(StartMove),
+    Move(Step),
     Compact(Job),
 }
 
 impl MetaServer {
-    /// Commits what the executor has done, then gives it the most urgent repair.
+    /// Commits what the executor has done, then gives it the most urgent work: repairs, then what
+    /// leaves drained disks, then what can wait.
     pub(super) async fn lease_job(&self, ask: LeaseJobRequest) -> Result<Job, Trouble> {
         self.0.replica.read_barrier().await?;
         if let Some(done) = ask.done {
             self.finish(done).await?;
         }
         self.0.compacting.borrow_mut().remove(&ask.compacted);
-        let start = match self.next_move()? {
-            Some(start) => Some(start),
-            None => match self.look_for_work()? {
-                Some(Found::Move(start)) => Some(start),
+        let pool = self.pool()?;
+        let step = match self.next_repair(&pool)? {
+            Some(step) => Some(step),
+            None => self.next_drain(&pool)?,
+        };
+        let step = match step {
+            Some(step) => step,
+            None => match self.look_for_work(&pool)? {
+                Some(Found::Move(step)) => step,
                 Some(Found::Compact(job)) => {
                     tracing::info!(extents = job.live.len(), executor = %ask.executor, "compaction leased");
                     return Ok(job);
                 }
-                None => None,
+                None => return Ok(Job::default()),
             },
         };
-        let Some(start) = start else { return Ok(Job::default()) };
-        let chunk = start.chunk;
-        self.note_chosen(start.shards.iter().map(|shard| shard.disk));
+        self.note_chosen(step.targets.iter().map(|shard| shard.disk));
+        let start = StartMove { chunk: step.chunk, shards: step.targets };
         let outcome = self.propose_own(Body::StartMove(start)).await?;
         if outcome.refusal != refusal::NONE {
             return Ok(Job::default());
         }
-        self.0.leased.borrow_mut().insert(outcome.number, self.0.platform.clock().now());
-        tracing::info!(chunk, executor = %ask.executor, "repair leased");
+        let now = self.0.platform.clock().now();
+        self.0.leased.borrow_mut().insert(outcome.number, (now, step.why));
+        tracing::info!(chunk = step.chunk, why = step.why, executor = %ask.executor, "move leased");
         Ok(Job { chunk: outcome.chunks.into_iter().next(), live: Vec::new() })
     }
 
-    fn next_move(&self) -> Result<Option<StartMove>, Trouble> {
+    fn next_repair(&self, pool: &Pool) -> Result<Option<Step>, Trouble> {
         let now = self.0.platform.clock().now();
         if self.0.repairs.borrow().is_old(now) {
             self.order_repairs()?;
         }
-        let disks = self.disks()?;
-        let domains = domains(&disks);
         loop {
             let next = self.0.repairs.borrow_mut().next(now);
             let Some(chunk) = next else { break };
@@ -73,8 +77,8 @@ impl MetaServer {
             if row.pending_move.is_some() || repairs::lacking_indexes(&row).is_empty() {
                 continue;
             }
-            match repairs::plan(&row, &domains, &self.candidates(&[])?) {
-                Some(shards) => return Ok(Some(StartMove { chunk, shards })),
+            match self.settled_step(pool, chunk, &row).filter(|step| !step.targets.is_empty()) {
+                Some(step) => return Ok(Some(step)),
                 None => self.0.repairs.borrow_mut().failed(chunk, now),
             }
         }
@@ -98,29 +102,15 @@ impl MetaServer {
         Ok(())
     }
 
-    /// How full each live disk is, in thousandths.
-    fn fill(&self, now: Instant) -> BTreeMap<u64, u64> {
-        let liveness = self.0.liveness.borrow();
-        let of = |report: &DiskReport| {
-            let used = report.total_bytes.saturating_sub(report.available_bytes);
-            used.saturating_mul(1000).checked_div(report.total_bytes)
-        };
-        let live = liveness.live_disks(now, self.0.times.disk_silent);
-        live.filter_map(|report| Some((report.disk, of(report)?))).collect()
-    }
-
     /// When nothing lacks: a crowded chunk that can be spread, one with a shard on a disk that is
     /// much fuller than another, or a mostly dead one. Looks at a page of all chunks, at most once
     /// a second.
-    fn look_for_work(&self) -> Result<Option<Found>, Trouble> {
+    fn look_for_work(&self, pool: &Pool) -> Result<Option<Found>, Trouble> {
         let now = self.0.platform.clock().now();
         if now.saturating_since(self.0.looked_at.get()) < LOOK_PAUSE {
             return Ok(None);
         }
         self.0.looked_at.set(now);
-        let domains = domains(&self.disks()?);
-        let candidates = self.candidates(&[])?;
-        let fill = self.fill(now);
         let start = keys::chunk(ChunkId(self.0.looked_upto.get().saturating_add(1)));
         let end = keys::after_prefix(&[keys::table::CHUNK]);
         let (mut looked, mut found, mut fault) = (0, None, None);
@@ -132,12 +122,11 @@ impl MetaServer {
             self.0.looked_upto.set(chunk);
             match ChunkRow::from_bytes(value) {
                 Ok(row) => {
-                    let moved = repairs::plan_spread(&row, &domains, &candidates)
-                        .or_else(|| repairs::plan_rebalance(&row, &domains, &candidates, &fill));
-                    if let Some(shards) = moved {
-                        found = Some((chunk, row, Some(shards)));
-                    } else if repairs::is_mostly_dead(&row) && !compacting.contains_key(&chunk) {
-                        found = Some((chunk, row, None));
+                    let step = pool
+                        .step(chunk, &row)
+                        .filter(|step| step.why != why::COMPACT || !compacting.contains_key(&chunk));
+                    if step.is_some_and(|step| step.why >= why::SPREAD) {
+                        found = Some((chunk, row));
                     }
                 }
                 Err(error) => fault = Some(error),
@@ -150,15 +139,15 @@ impl MetaServer {
         if found.is_none() && looked < LOOK_CHUNKS {
             self.0.looked_upto.set(0);
         }
-        match found {
-            Some((chunk, _, Some(shards))) => Ok(Some(Found::Move(StartMove { chunk, shards }))),
-            Some((chunk, row, None)) => {
+        let Some((chunk, row)) = found else { return Ok(None) };
+        match self.settled_step(pool, chunk, &row) {
+            Some(step) if step.why == why::COMPACT => {
                 // Whatever becomes of it, it is tried again later.
                 compacting.insert(chunk, now + self.0.times.job_lease);
                 let live = self.live_extents(chunk)?;
                 Ok(Some(Found::Compact(Job { chunk: Some(ChunkEntry { chunk, row }), live })))
             }
-            None => Ok(None),
+            step => Ok(step.map(Found::Move)),
         }
     }
 
@@ -191,11 +180,17 @@ impl MetaServer {
         if !done.commit {
             self.0.repairs.borrow_mut().failed(done.chunk, now);
         }
-        self.0.leased.borrow_mut().remove(&done.id);
+        let why = self.0.leased.borrow_mut().remove(&done.id).map_or(0, |(_, why)| why);
         let outcome = self.propose_own(Body::FinishMove(done)).await?;
         if outcome.refusal == refusal::NONE && done.commit {
             self.0.repaired.set(self.0.repaired.get() + 1);
-            self.0.repairs.borrow_mut().finished(done.chunk, bytes, now);
+            let mut repairs = self.0.repairs.borrow_mut();
+            match why {
+                why::DRAIN => self.0.agenda.borrow_mut().drained.note(bytes, now),
+                why::REPAIR => repairs.finished(done.chunk, bytes, now),
+                _ => {}
+            }
+            repairs.went_well(done.chunk);
         }
         Ok(())
     }
@@ -206,7 +201,7 @@ impl MetaServer {
         if self.0.repairs.borrow().is_old(now) {
             self.order_repairs()?;
         }
-        let under_way = self.0.leased.borrow().len() as u64;
+        let under_way = self.0.leased.borrow().values().filter(|(_, why)| *why == why::REPAIR).count() as u64;
         Ok(self.0.repairs.borrow().progress(under_way, now))
     }
 
@@ -214,13 +209,15 @@ impl MetaServer {
     pub(super) async fn expire_moves(&self) -> Result<(), Trouble> {
         let now = self.0.platform.clock().now();
         let mut dead: Vec<ChunkEntry> = Vec::new();
+        let draining = self.pool()?.draining;
         let txn = Txn::new(self.0.replica.store());
         for (key, _) in txn.scan_prefix(&[keys::table::MISSING], LOOK_MAX)? {
             let Some(chunk) = keys::last_u64(&key) else { continue };
             let Some(row) = self.chunk(chunk)? else { continue };
             if let Some(pending) = &row.pending_move {
                 let mut leased = self.0.leased.borrow_mut();
-                let since = *leased.entry(pending.id).or_insert(now);
+                let (since, _) =
+                    *leased.entry(pending.id).or_insert_with(|| (now, planner::why_pending(&row, &draining)));
                 if now.saturating_since(since) > self.0.times.job_lease {
                     dead.push(ChunkEntry { chunk, row });
                 }
@@ -233,9 +230,4 @@ impl MetaServer {
         }
         Ok(())
     }
-}
-
-fn domains(disks: &BTreeMap<u64, DiskRow>) -> BTreeMap<u64, String> {
-    let used = disks.iter().filter(|(_, row)| row.state == disk_state::IN);
-    used.map(|(disk, row)| (*disk, row.domain.clone())).collect()
 }

@@ -4,13 +4,16 @@
 //! (heartbeats) lives in memory and is counted anew by each leader; what matters is in Raft.
 
 mod abandoned;
+mod agenda;
 mod census;
 mod heartbeat;
 mod jobs;
 mod listing;
 pub mod placement;
+mod planner;
 mod query;
 mod repairs;
+mod safety;
 pub mod seal;
 mod upkeep;
 
@@ -34,6 +37,7 @@ use rpc::peers::Peers;
 use types::ids::{DiskId, StoreId};
 
 use self::abandoned::Turns;
+use self::agenda::Agenda;
 use self::census::Rounds;
 use self::heartbeat::Liveness;
 use self::repairs::Repairs;
@@ -82,8 +86,9 @@ struct Inner {
     sealing: RefCell<BTreeMap<u64, Rc<tokio::sync::Notify>>>,
     abandoned: RefCell<Turns>,
     census: RefCell<Rounds>,
-    /// When a pending move was leased, by move id.
-    leased: RefCell<BTreeMap<u64, platform::clock::Instant>>,
+    /// When a pending move was leased, and why it was begun, by move id.
+    leased: RefCell<BTreeMap<u64, (platform::clock::Instant, u32)>>,
+    agenda: RefCell<Agenda>,
     repairs: RefCell<Repairs>,
     /// The chunk up to which crowded and mostly dead ones were looked for, and when.
     looked_upto: Cell<u64>,
@@ -173,6 +178,7 @@ impl MetaServer {
             abandoned: RefCell::new(Turns::default()),
             census: RefCell::new(Rounds::default()),
             leased: RefCell::new(BTreeMap::new()),
+            agenda: RefCell::new(Agenda::default()),
             repairs: RefCell::new(Repairs::default()),
             looked_upto: Cell::new(0),
             looked_at: Cell::new(platform::clock::Instant(0)),
@@ -247,6 +253,8 @@ impl MetaServer {
             term: replica.term(),
             applied: replica.applied(),
             state_hash: 0,
+            name: self.0.name.clone(),
+            in_doubt: replica.is_in_doubt(),
         })
     }
 
@@ -256,7 +264,11 @@ impl MetaServer {
         if ask.raft_id == 0 || ask.address.is_empty() {
             return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "raft id or address missing"));
         }
-        self.0.replica.admit(ask.raft_id, &ask.address, ask.replaces);
+        if self.disks()?.values().any(|row| row.removed && row.replica == ask.address) {
+            return Err(Trouble::new(class::GIVE_UP, code::CONFLICT, "the replica's directory was removed"));
+        }
+        let replaces = self.in_place_of(ask).await;
+        self.0.replica.admit(ask.raft_id, &ask.address, replaces);
         Ok(self.0.replica.log_end(LogEndRequest { raft_id: 0, last_index: 0 }))
     }
 
@@ -290,9 +302,13 @@ impl MetaServer {
             return Ok(refusal);
         }
         let registers = matches!(command.body, Some(Body::RegisterSession(_)));
-        if matches!(command.body, Some(Body::RegisterDisk(_))) {
+        if matches!(command.body, Some(Body::RegisterDisk(_) | Body::DrainDisks(_) | Body::RemoveDisk(_))) {
             // Repairs that found no place or no source may find them now.
             self.0.repairs.borrow_mut().try_all_again();
+            self.0.agenda.borrow_mut().try_all_again();
+        }
+        if let Some(Body::DrainDisks(body)) = &command.body {
+            self.can_drain(body)?;
         }
         let outcome = self.propose(command).await?;
         if registers {
@@ -400,7 +416,7 @@ impl MetaServer {
         let chosen = self.0.chosen.borrow();
         let mut out = Vec::new();
         for (disk, row) in self.disks()? {
-            if row.state != disk_state::IN || avoid.contains(&disk) {
+            if row.state != disk_state::IN || row.draining || avoid.contains(&disk) {
                 continue;
             }
             let Some(heard) = liveness.disk(disk, now, self.0.times.disk_silent) else { continue };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use platform::planted::PlantedBug;
 use proto::keys;
+use proto::members::DiskLoad;
 use proto::meta::{Ask, ChunkEntry, DiskEntry, ListedAccessKey, ListedPart, Query, StatusView, View};
 use proto::rows::{
     AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state,
@@ -11,7 +12,7 @@ use proto::rows::{
 use proto::service::{class, code};
 use types::ids::{BlobId, ChunkId, Partition};
 
-use super::{MetaServer, Trouble, listing};
+use super::{MetaServer, Trouble, agenda, listing};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
 
@@ -94,6 +95,8 @@ impl MetaServer {
             }
             Some(Ask::Disks(_)) => view.disks = self.disk_entries()?,
             Some(Ask::Status(_)) => view.status = Some(self.status()?),
+            Some(Ask::Safety(ask)) => view.safety = Some(self.safety(ask).await?),
+            Some(Ask::Plan(_)) => view.plan = Some(self.plan()?),
             Some(Ask::Cluster(_)) => view.cluster = txn.get(&keys::cluster())?,
         }
         Ok(view)
@@ -150,16 +153,27 @@ impl MetaServer {
             ..StatusView::default()
         };
         let prefix = [keys::table::CHUNK];
-        let mut fault = None;
+        let (mut fault, mut loads) = (None, BTreeMap::new());
         replica.store().scan(&prefix, keys::after_prefix(&prefix).as_deref(), &mut |_, value| {
             match ChunkRow::from_bytes(value) {
-                Ok(row) => count(&mut status, &row, &domains),
+                Ok(row) => {
+                    count(&mut status, &row, &domains);
+                    agenda::add_load(&mut loads, &row);
+                }
                 Err(error) => fault = Some(error),
             }
             fault.is_none()
         })?;
         if let Some(fault) = fault {
             return Err(fault.into());
+        }
+        let draining: BTreeSet<u64> =
+            self.disks()?.into_iter().filter(|(_, row)| row.draining).map(|(disk, _)| disk).collect();
+        let left: u64 = loads.iter().filter(|(disk, _)| draining.contains(disk)).map(|(_, load)| load.1).sum();
+        status.loads = loads.into_iter().map(|(disk, (shards, bytes))| DiskLoad { disk, shards, bytes }).collect();
+        if left > 0 {
+            status.drain_bytes_per_s = self.0.agenda.borrow().drained.bytes_per_s(now);
+            status.drain_eta_s = left.checked_div(status.drain_bytes_per_s).unwrap_or(0);
         }
         *self.0.status.borrow_mut() = Some((now, status.clone()));
         Ok(status)

@@ -34,8 +34,24 @@ pub(super) struct Repairs {
     put_off: BTreeMap<u64, (Instant, Duration)>,
     /// Bytes of new shards still to be written, when the order was made.
     bytes_left: u64,
-    /// Bytes of new shards written, by the time they were done.
-    done: Vec<(Instant, u64)>,
+    done: Speed,
+}
+
+/// Bytes of new shards written lately, by the time they were done.
+#[derive(Default)]
+pub(super) struct Speed(Vec<(Instant, u64)>);
+
+impl Speed {
+    pub(super) fn note(&mut self, bytes: u64, now: Instant) {
+        self.0.retain(|(at, _)| now.saturating_since(*at) < SPEED_OVER);
+        self.0.push((now, bytes));
+    }
+
+    /// Bytes a second over the last minute.
+    pub(super) fn bytes_per_s(&self, now: Instant) -> u64 {
+        let recent = self.0.iter().filter(|(at, _)| now.saturating_since(*at) < SPEED_OVER);
+        recent.map(|(_, bytes)| bytes).sum::<u64>() / SPEED_OVER.as_secs()
+    }
 }
 
 /// What `bixi status` tells of repairs.
@@ -85,6 +101,21 @@ impl Repairs {
         Some(found.1)
     }
 
+    /// Whether a try with this chunk failed a moment ago.
+    pub(super) fn is_put_off(&self, chunk: u64, now: Instant) -> bool {
+        self.put_off.get(&chunk).is_some_and(|(until, _)| *until > now)
+    }
+
+    /// A move that was no repair went well.
+    pub(super) fn went_well(&mut self, chunk: u64) {
+        self.put_off.remove(&chunk);
+    }
+
+    /// The order number of a chunk that lacks something: the lowest comes first.
+    pub(super) fn urgency(row: &ChunkRow, live: impl Fn(u64) -> bool) -> i64 {
+        spare(row, live).unwrap_or(i64::MAX)
+    }
+
     /// A repair failed or cannot be planned now: the others must not wait for it.
     pub(super) fn failed(&mut self, chunk: u64, now: Instant) {
         let pause = self.put_off.get(&chunk).map_or(PUT_OFF_MIN, |(_, pause)| (*pause * 2).min(PUT_OFF_MAX));
@@ -95,8 +126,7 @@ impl Repairs {
     pub(super) fn finished(&mut self, chunk: u64, bytes: u64, now: Instant) {
         self.put_off.remove(&chunk);
         self.bytes_left = self.bytes_left.saturating_sub(bytes);
-        self.done.retain(|(at, _)| now.saturating_since(*at) < SPEED_OVER);
-        self.done.push((now, bytes));
+        self.done.note(bytes, now);
     }
 
     /// Disks or chunks are not what they were: whatever failed is worth another try.
@@ -110,8 +140,7 @@ impl Repairs {
         if chunks_left == 0 {
             return Progress::default();
         }
-        let recent = self.done.iter().filter(|(at, _)| now.saturating_since(*at) < SPEED_OVER);
-        let bytes_per_s = recent.map(|(_, bytes)| bytes).sum::<u64>() / SPEED_OVER.as_secs();
+        let bytes_per_s = self.done.bytes_per_s(now);
         let eta_s = self.bytes_left.checked_div(bytes_per_s).unwrap_or(0);
         Progress { chunks_left, bytes_left: self.bytes_left, bytes_per_s, eta_s }
     }
@@ -210,7 +239,7 @@ pub(super) fn is_mostly_dead(row: &ChunkRow) -> bool {
         && lacking_indexes(row).is_empty()
 }
 
-fn used_domains(shards: &[&ShardRow], domains: &BTreeMap<u64, String>) -> BTreeMap<String, usize> {
+pub(super) fn used_domains(shards: &[&ShardRow], domains: &BTreeMap<u64, String>) -> BTreeMap<String, usize> {
     let mut used = BTreeMap::new();
     for domain in shards.iter().filter_map(|shard| domains.get(&shard.disk)) {
         *used.entry(domain.clone()).or_insert(0) += 1;

@@ -108,7 +108,14 @@ impl World {
         for disk in 1..=2 {
             self.fakes.borrow_mut().insert(disk, Fake::default());
             let (node, domain) = (format!("n{disk}"), format!("n{disk}"));
-            let row = DiskRow { store: disk, node, domain, address: "stores".into(), path: "/d".into(), state: 0 };
+            let row = DiskRow {
+                store: disk,
+                node,
+                domain,
+                address: "stores".into(),
+                path: "/d".into(),
+                ..DiskRow::default()
+            };
             self.server.propose_own(Body::RegisterDisk(row)).await.expect("disk");
         }
         let session = RegisterSession { name: "t".into(), nonce: 5 };

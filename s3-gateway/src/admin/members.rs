@@ -1,0 +1,188 @@
+//! Disks and nodes in the admin API: which request asks what. What it does is the process's
+//! ([`super::AdminHooks`]).
+//!
+//! ```text
+//! GET  /v1/plan                                   what would be moved now, any key
+//! POST /v1/safe-to-remove  {"disks":..,"nodes":..}  any key
+//! POST /v1/disks           {"path":..,"node":..}    adds a directory, root only
+//! POST /v1/disks/drain     {"disks":..,"node":..,"draining":..}  root only
+//! POST /v1/disks/remove    {"disk":..,"lost":..}    root only
+//! ```
+
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{Refusal, refusal};
+
+/// What is asked about disks and nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// What would be moved now.
+    Plan,
+    /// Whether these can be removed at once.
+    Safety {
+        /// Disks.
+        disks: Vec<u64>,
+        /// Names of processes.
+        nodes: Vec<String>,
+    },
+    /// Take a directory into the pool.
+    Add {
+        /// Absolute.
+        path: String,
+        /// On which node; empty if there is only one.
+        node: String,
+    },
+    /// Drain disks, or take them back into use.
+    Drain {
+        /// Disks.
+        disks: Vec<u64>,
+        /// All disks of this node too; empty = none.
+        node: String,
+        /// Drain, else take back.
+        draining: bool,
+    },
+    /// Take a disk out of the pool.
+    Remove {
+        /// The disk.
+        disk: u64,
+        /// It will not come back, whatever lies there.
+        lost: bool,
+    },
+}
+
+/// Why it was not done.
+#[derive(Debug)]
+pub struct Denied {
+    status: StatusCode,
+    code: &'static str,
+    text: String,
+}
+
+impl Denied {
+    /// The disk or node does not exist.
+    pub fn not_found(text: impl Into<String>) -> Denied {
+        Denied { status: StatusCode::NOT_FOUND, code: "NotFound", text: text.into() }
+    }
+
+    /// What is there stands against it.
+    pub fn conflict(text: impl Into<String>) -> Denied {
+        Denied { status: StatusCode::CONFLICT, code: "Conflict", text: text.into() }
+    }
+
+    /// The request cannot be right.
+    pub fn bad(text: impl Into<String>) -> Denied {
+        Denied { status: StatusCode::BAD_REQUEST, code: "InvalidRequest", text: text.into() }
+    }
+
+    /// Nobody could do it now.
+    pub fn unavailable(text: impl Into<String>) -> Denied {
+        Denied { status: StatusCode::SERVICE_UNAVAILABLE, code: "Unavailable", text: text.into() }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Refusal {
+        refusal(denied.status, denied.code, &denied.text)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+struct SafetyBody {
+    disks: Vec<u64>,
+    nodes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddBody {
+    path: String,
+    #[serde(default)]
+    node: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrainBody {
+    #[serde(default)]
+    disks: Vec<u64>,
+    #[serde(default)]
+    node: String,
+    draining: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveBody {
+    disk: u64,
+    #[serde(default)]
+    lost: bool,
+}
+
+/// What a request asks about disks and nodes, and whether it takes the root user; `None` if it asks
+/// something else.
+pub(super) fn asked(method: &Method, path: &str, body: &[u8]) -> Result<Option<(Asked, bool)>, Denied> {
+    Ok(Some(match (method.as_str(), path) {
+        ("GET", "/v1/plan") => (Asked::Plan, false),
+        ("POST", "/v1/safe-to-remove") => {
+            let SafetyBody { disks, nodes } = parsed(body)?;
+            (Asked::Safety { disks, nodes }, false)
+        }
+        ("POST", "/v1/disks") => {
+            let AddBody { path, node } = parsed(body)?;
+            (Asked::Add { path, node }, true)
+        }
+        ("POST", "/v1/disks/drain") => {
+            let DrainBody { disks, node, draining } = parsed(body)?;
+            if disks.is_empty() && node.is_empty() {
+                return Err(Denied::bad("neither disks nor a node"));
+            }
+            (Asked::Drain { disks, node, draining }, true)
+        }
+        ("POST", "/v1/disks/remove") => {
+            let RemoveBody { disk, lost } = parsed(body)?;
+            (Asked::Remove { disk, lost }, true)
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Denied> {
+    serde_json::from_slice(body).map_err(|error| Denied::bad(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, StatusCode};
+
+    use super::{Asked, asked};
+
+    #[test]
+    fn what_changes_the_pool_takes_the_root_user() {
+        let ask = |method: Method, path: &str, body: &str| asked(&method, path, body.as_bytes());
+        let plan = ask(Method::GET, "/v1/plan", "").expect("it is fine");
+        assert_eq!(plan, Some((Asked::Plan, false)));
+        let safety = ask(Method::POST, "/v1/safe-to-remove", r#"{"disks":[3]}"#).expect("it is fine");
+        assert_eq!(safety, Some((Asked::Safety { disks: vec![3], nodes: Vec::new() }, false)));
+        for (path, body) in [
+            ("/v1/disks", r#"{"path":"/d"}"#),
+            ("/v1/disks/drain", r#"{"node":"n","draining":true}"#),
+            ("/v1/disks/remove", r#"{"disk":3,"lost":true}"#),
+        ] {
+            let found = ask(Method::POST, path, body).expect("it is fine").expect("it is known");
+            assert!(found.1, "{path}");
+        }
+        assert_eq!(ask(Method::GET, "/v1/disks", "").expect("it is fine"), None);
+        for (path, body) in [
+            ("/v1/disks/remove", r#"{"disk":3,"lsot":true}"#),
+            ("/v1/disks/drain", r#"{"draining":true}"#),
+            ("/v1/disks", "{}"),
+        ] {
+            let denied = ask(Method::POST, path, body).expect_err("it is malformed");
+            assert_eq!(denied.status, StatusCode::BAD_REQUEST, "{path}");
+        }
+    }
+}
