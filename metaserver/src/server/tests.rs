@@ -263,3 +263,5 @@ fn unknown_shard_is_quarantined_then_deleted_and_an_alien_one_never() {
         assert!(world.row().shards.iter().all(|shard| !shard.bad));
     });
 }
+
+mod drain;
