@@ -17,7 +17,6 @@ use super::planner::{Pool, Step, why_pending};
 use super::repairs::{Repairs, Speed};
 use super::{MetaServer, Trouble};
 use crate::apply::disks::is_needed;
-use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
 
 /// Moves told one by one, and kept.
@@ -71,16 +70,16 @@ impl MetaServer {
         if pool.draining.is_empty() || pool.candidates.is_empty() || is_blocked {
             return Ok(None);
         }
-        let txn = Txn::new(self.0.replica.store());
         for disk in &pool.draining {
-            for chunk in self.chunks_of(*disk)? {
-                if self.0.repairs.borrow().is_put_off(chunk, now) {
-                    continue;
-                }
-                let Some(row) = txn.get::<ChunkRow>(&keys::chunk(ChunkId(chunk)))? else { continue };
-                let step = self.settled_step(pool, chunk, &row);
-                if let Some(step) = step.filter(|step| step.why == why::DRAIN && !step.targets.is_empty()) {
+            let mut after = None;
+            loop {
+                let page = self.chunks_of(*disk, after)?;
+                after = page.last().copied();
+                if let Some(step) = self.first_drain(pool, &page, now)? {
                     return Ok(Some(step));
+                }
+                if page.len() < PAGE {
+                    break;
                 }
             }
         }
@@ -88,23 +87,34 @@ impl MetaServer {
         Ok(None)
     }
 
-    fn chunks_of(&self, disk: u64) -> Result<Vec<u64>, Trouble> {
-        let prefix = keys::disk_chunks(DiskId(disk));
-        let (mut chunks, mut start) = (Vec::new(), prefix.clone());
-        let end = keys::after_prefix(&prefix);
-        loop {
-            let before = chunks.len();
-            self.0.replica.store().scan(&start, end.as_deref(), &mut |key, _| {
-                chunks.extend(keys::last_u64(key));
-                chunks.len() < before + PAGE
-            })?;
-            match chunks.last() {
-                Some(last) if chunks.len() == before + PAGE => {
-                    start = keys::disk_chunk(DiskId(disk), ChunkId(last.saturating_add(1)));
-                }
-                _ => return Ok(chunks),
+    /// The first of these chunks that can leave.
+    fn first_drain(&self, pool: &Pool, chunks: &[u64], now: Instant) -> Result<Option<Step>, Trouble> {
+        for chunk in chunks {
+            if self.0.repairs.borrow().is_put_off(*chunk, now) {
+                continue;
+            }
+            let Some(row) = self.chunk(*chunk)? else { continue };
+            let step = self.settled_step(pool, *chunk, &row);
+            if let Some(step) = step.filter(|step| step.why == why::DRAIN && !step.targets.is_empty()) {
+                return Ok(Some(step));
             }
         }
+        Ok(None)
+    }
+
+    /// A page of the chunks of a disk, behind `after`.
+    fn chunks_of(&self, disk: u64, after: Option<u64>) -> Result<Vec<u64>, Trouble> {
+        let prefix = keys::disk_chunks(DiskId(disk));
+        let start = match after {
+            Some(after) => keys::disk_chunk(DiskId(disk), ChunkId(after.saturating_add(1))),
+            None => prefix.clone(),
+        };
+        let mut chunks = Vec::new();
+        self.0.replica.store().scan(&start, keys::after_prefix(&prefix).as_deref(), &mut |key, _| {
+            chunks.extend(keys::last_u64(key));
+            chunks.len() < PAGE
+        })?;
+        Ok(chunks)
     }
 
     /// Answers `bixi plan`: a scan of all chunks.
