@@ -82,6 +82,10 @@ def test_256_mb_are_enough_and_overload_is_refused(tmp_path):
                 except botocore.exceptions.ClientError as error:
                     assert error.response["Error"]["Code"] == "SlowDown", error
                     return None
+                except botocore.exceptions.ConnectionClosedError:
+                    # A refusal that came while the body was still being sent may be lost with the
+                    # connection (RFC 9112, 9.6). That the process lives is asserted below.
+                    return None
 
             with concurrent.futures.ThreadPoolExecutor(48) as pool:
                 stored = [key for key in pool.map(put, range(96)) if key]
