@@ -174,12 +174,12 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
         if who.identity.is_root { Ok(()) } else { Err(refusal) }
     };
     let path = parts.uri.path();
-    if let Some((asked, takes_root)) = members::asked(&parts.method, path, &body)? {
-        if takes_root {
-            root_only()?;
+    if members::is_here(path) {
+        root_only()?;
+        if let Some(asked) = members::asked(&parts.method, path, &body)? {
+            let told = (admin.hooks.members)(asked).await?;
+            return Ok(json_answer(StatusCode::OK, &told));
         }
-        let told = (admin.hooks.members)(asked).await?;
-        return Ok(json_answer(StatusCode::OK, &told));
     }
     match (&parts.method, path) {
         (&Method::GET, "/v1/status") => match (admin.hooks.status)().await {

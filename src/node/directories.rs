@@ -190,13 +190,18 @@ impl Directories {
             identity::write_identity(&mut home, fresh).await?;
             identity::write_members(&mut home, &self.0.members).await?;
         }
-        let store = self.serve(&home).await?;
-        let mut added = self.0.added.borrow().clone();
         let path = home.disk.path().to_owned();
-        if !self.0.bases.iter().any(|base| base.path() == path) && !added.added.contains(&path) {
-            added.added.push(path.clone());
-            self.write(added).await?;
-        }
+        // First the list: from the moment that the store is served, every heartbeat may register it.
+        let is_new = self.remember(&path).await?;
+        let store = match self.serve(&home).await {
+            Ok(store) => store,
+            Err(error) => {
+                if is_new {
+                    self.forget(&path).await;
+                }
+                return Err(error);
+            }
+        };
         let announced = &self.0.parts.announced;
         announced.register(&self.0.parts.meta).await.map_err(|error| NodeError::new(error.to_string()))?;
         match announced.disk_of(store) {
@@ -255,6 +260,17 @@ impl Directories {
         }
     }
 
+    /// Puts a directory on the list. Answers whether it was not there, nor given at the start.
+    async fn remember(&self, path: &Path) -> Result<bool, NodeError> {
+        let mut added = self.0.added.borrow().clone();
+        if self.0.bases.iter().any(|base| base.path() == path) || added.added.iter().any(|other| other == path) {
+            return Ok(false);
+        }
+        added.added.push(path.to_owned());
+        self.write(added).await?;
+        Ok(true)
+    }
+
     async fn forget(&self, path: &Path) {
         let mut added = self.0.added.borrow().clone();
         let before = added.added.len();
@@ -277,8 +293,11 @@ impl Directories {
                 Err(error) => last = format!("{}/{FILE}: {error}", base.path().display()),
             }
         }
+        if written == 0 {
+            return Err(NodeError::new(last));
+        }
         *self.0.added.borrow_mut() = added;
-        if written > 0 { Ok(()) } else { Err(NodeError::new(last)) }
+        Ok(())
     }
 
     /// Carries out a request that is meant for the process; `None` if it is not.

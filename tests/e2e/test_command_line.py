@@ -54,6 +54,10 @@ def test_keys_belong_to_users_and_buckets_to_keys(server, tmp_path):
     denied = server.command("object", "ls", "s3://roots-own/", "--credentials", other)
     assert denied.returncode == 5, denied.stderr
     assert server.command("key", "list", "--credentials", other).returncode == 5
+    # How the cluster is built, and what is to become of it, is not for tenants.
+    for ask in (["plan"], ["safe-to-remove", "disk", "1"], ["disk", "drain", "1"], ["disk", "add", tmp_path / "more"]):
+        assert server.command(*ask, "--credentials", other).returncode == 5, ask
+    assert not (tmp_path / "more").exists()
     assert server.command("key", "delete", made["access_key"]).returncode == 0
     assert server.command("key", "delete", made["access_key"]).returncode == 3
     assert server.command("bucket", "delete", "roots-own").returncode == 0

@@ -213,9 +213,13 @@ def test_directories_are_added_and_replaced_without_a_restart(server):
     shutil.rmtree(old)
     server.dirs.remove(old)
     server.start()
+    # With two others drained six are left, so every chunk needs both.
+    others = [disk_in(server, directory) for directory in server.dirs[4:6]]
+    assert server.command("disk", "drain", *others, "--wait").returncode == 0
     paths = {row["path"]: row for row in disks(server).values()}
     for path in (new, newer):
         assert paths[str(path)]["state"] == "in" and paths[str(path)]["shards"] > 0, paths
+    assert server.command("disk", "undrain", *others).returncode == 0
     check(server, load.acked)
     # An added one that is removed leaves the list.
     number = disk_in(server, new)
@@ -227,6 +231,38 @@ def test_directories_are_added_and_replaced_without_a_restart(server):
     server.start()
     assert not new.exists()
     check(server, load.acked)
+
+
+def test_kills_while_a_directory_is_added_leave_it_in_the_pool_or_out_of_it(server):
+    keys = [f"kept/{number}" for number in range(10)]
+    for key in keys:
+        server.client().put_object(Bucket="bucket", Key=key, Body=body(key))
+    moments = random.Random(20261121)
+    for number in range(6):
+        new = server.folder / f"new{number}"
+        adding = threading.Thread(target=server.command, args=("disk", "add", new))
+        adding.start()
+        time.sleep(moments.uniform(0.0, 0.25))
+        server.kill()
+        adding.join()
+        server.start()
+        # In already, or asked again it goes in; never half.
+        assert server.command("disk", "add", new).returncode in (0, 4)
+
+        def states(path=str(new)):
+            return [row["state"] for row in disks(server).values() if row["path"] == path]
+
+        # Silent until its first heartbeat has been heard.
+        wait_for("it is heard", lambda: states() == ["in"])
+        assert str(new) in json.loads((server.dirs[0] / "directories").read_text())["added"]
+    server.kill()
+    server.start()
+    wait_for("all are served", lambda: all(row["state"] == "in" for row in disks(server).values()))
+    assert len(disks(server)) == 13
+    # They do take part: what must leave the old ones goes there.
+    old = [disk_in(server, directory) for directory in server.dirs[3:]]
+    assert server.command("disk", "drain", *old, "--wait").returncode == 0
+    check(server, keys)
 
 
 def test_a_metadata_replica_goes_elsewhere_when_its_directory_is_removed(server):

@@ -5,8 +5,6 @@ import hashlib
 import shutil
 import time
 
-import boto3
-import botocore.config
 import pytest
 
 from harness import Server
@@ -20,18 +18,6 @@ def server(tmp_path):
     server.start()
     yield server
     server.stop()
-
-
-def client_of(server):
-    keys = server.credentials()
-    return boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        aws_access_key_id=keys["access_key"],
-        aws_secret_access_key=keys["secret_key"],
-        region_name="us-east-1",
-        config=botocore.config.Config(retries={"max_attempts": 0}, proxies={}),
-    )
 
 
 def noise(seed, len_bytes):
@@ -72,7 +58,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_replica_is_filled_by_the_others_and_counts_again(server, damage):
     bodies = {f"key{n}": noise(f"{damage}{n}", 3000 * (n + 1)) for n in range(12)}
-    client = client_of(server)
+    client = server.client()
     client.create_bucket(Bucket="bucket")
     for key, body in bodies.items():
         client.put_object(Bucket="bucket", Key=key, Body=body)
@@ -83,13 +69,13 @@ def test_a_damaged_replica_is_filled_by_the_others_and_counts_again(server, dama
     while "joined replica votes" not in server.log.read_text() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert "joined replica votes" in server.log.read_text(), server.log_tail()
-    client = client_of(server)
+    client = server.client()
     client.put_object(Bucket="bucket", Key="later", Body=b"later")
     bodies["later"] = b"later"
     server.kill()
     # Only if the replica that was damaged counts again is there still a majority.
     shutil.rmtree(server.dirs[2])
     server.start()
-    client = client_of(server)
+    client = server.client()
     for key, body in bodies.items():
         assert client.get_object(Bucket="bucket", Key=key)["Body"].read() == body

@@ -10,8 +10,6 @@ import shutil
 import subprocess
 import time
 
-import boto3
-import botocore.config
 import pytest
 
 from harness import Server, program
@@ -31,18 +29,6 @@ def server(tmp_path):
     server.start()
     yield server
     server.stop()
-
-
-def client_of(server):
-    keys = server.credentials()
-    return boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        aws_access_key_id=keys["access_key"],
-        aws_secret_access_key=keys["secret_key"],
-        region_name="us-east-1",
-        config=botocore.config.Config(retries={"max_attempts": 0}, proxies={}),
-    )
 
 
 def bixi(server, *argv):
@@ -107,7 +93,7 @@ def flip(path: pathlib.Path, needle: bytes) -> None:
 
 
 def test_rot_at_rest_is_found_and_repaired_on_every_disk_in_turn(server):
-    client = client_of(server)
+    client = server.client()
     client.create_bucket(Bucket="rot")
     marked = random.Random(1).randbytes(200_000)
     client.put_object(Bucket="rot", Key="marked", Body=marked)
@@ -125,11 +111,11 @@ def test_rot_at_rest_is_found_and_repaired_on_every_disk_in_turn(server):
     # From the disks, not from a cache.
     server.stop()
     server.start()
-    check(client_of(server), sums)
+    check(server.client(), sums)
 
 
 def test_a_disk_that_came_back_with_old_content_is_repaired(server, tmp_path):
-    client = client_of(server)
+    client = server.client()
     client.create_bucket(Bucket="rot")
     sums = put(client, [f"old{n}" for n in range(10)], random.Random(3))
     assert server.stop() == 0
@@ -138,17 +124,17 @@ def test_a_disk_that_came_back_with_old_content_is_repaired(server, tmp_path):
     for name in ("data", "checkpoint"):
         shutil.copy(server.dirs[1] / name, old / name)
     server.start()
-    client = client_of(server)
+    client = server.client()
     sums |= put(client, [f"new{n}" for n in range(20)], random.Random(4))
     assert server.stop() == 0
     for name in ("data", "checkpoint"):
         shutil.copy(old / name, server.dirs[1] / name)
     server.start()
-    client = client_of(server)
+    client = server.client()
     check(client, sums)
     until_sound(server)
     # The repaired disk carries its part: another one may go.
     assert server.stop() == 0
     shutil.rmtree(server.dirs[2])
     server.start()
-    check(client_of(server), sums)
+    check(server.client(), sums)
