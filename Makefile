@@ -44,7 +44,7 @@ FUZZ_SMOKE_SECONDS ?= 5
 PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
             e2fsprogs iproute2 nftables faketime
 
-.PHONY: help setup build faultdev run test check unit fuzz-smoke sim-smoke e2e sim sim-mutants soak bench fuzz venv clean-data
+.PHONY: help setup build faultdev run test check collect unit fuzz-smoke sim-smoke e2e sim sim-mutants soak bench fuzz venv clean-data
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -88,6 +88,7 @@ run: setup
 # What is quick comes first.
 test: setup
 	@$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory collect
 	$(MAKE) --no-print-directory unit
 	$(MAKE) --no-print-directory build
 	$(MAKE) --no-print-directory fuzz-smoke
@@ -115,6 +116,10 @@ sim-smoke: build
 faultdev:
 	@cargo build --release --quiet --locked --manifest-path tests/faultdev/Cargo.toml \
 	  --target-dir "$(CARGO_TARGET_DIR)/faultdev"
+
+# A test file that cannot even be loaded is said before anything is built.
+collect: venv
+	@"$(VENV)/bin/pytest" -c tests/pytest.ini --collect-only --quiet tests >"$(VENV)/collected" || { cat "$(VENV)/collected"; exit 1; }
 
 # Real clients against the real program, and real faults below it.
 e2e: build faultdev venv

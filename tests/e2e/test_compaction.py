@@ -7,7 +7,6 @@ import time
 import pytest
 
 from harness import Server
-from test_scrub import client_of, metric
 
 MIB = 1 << 20
 BACK_SECONDS_MAX = 60
@@ -26,18 +25,18 @@ def body(number: int) -> bytes:
 
 
 def test_a_chunk_with_one_live_object_gives_its_space_back(server):
-    client = client_of(server)
+    client = server.client()
     client.create_bucket(Bucket="bucket")
     # More than the 128 MiB of a chunk, so that the first is full and sealed.
     for number in range(40):
         client.put_object(Bucket="bucket", Key=str(number), Body=body(number))
     slow = client.get_object(Bucket="bucket", Key="0")["Body"]
     digest = hashlib.sha256(slow.read(64 << 10))
-    before = metric(server, "bixi_slots_free_bytes")
+    before = server.metrics()["bixi_slots_free_bytes"]
     for number in range(1, 30):
         client.delete_object(Bucket="bucket", Key=str(number))
     deadline = time.monotonic() + BACK_SECONDS_MAX
-    while metric(server, "bixi_slots_free_bytes") < before + 80 * MIB:
+    while server.metrics()["bixi_slots_free_bytes"] < before + 80 * MIB:
         assert time.monotonic() < deadline, f"space did not come back\n{server.log_tail()}"
         time.sleep(0.2)
     # The chunk this read began in is gone.
@@ -48,6 +47,6 @@ def test_a_chunk_with_one_live_object_gives_its_space_back(server):
         assert client.get_object(Bucket="bucket", Key=str(number))["Body"].read() == body(number)
     assert server.stop() == 0
     server.start()
-    client = client_of(server)
+    client = server.client()
     for number in [0, *range(30, 40)]:
         assert client.get_object(Bucket="bucket", Key=str(number))["Body"].read() == body(number)

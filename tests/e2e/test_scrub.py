@@ -72,13 +72,6 @@ def check(client, sums):
         assert hashlib.sha256(body).digest() == digest, name
 
 
-def metric(server, name) -> int:
-    import urllib.request
-
-    text = urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=10).read().decode()
-    return int(next(line for line in text.splitlines() if line.startswith(name + " ")).split()[1])
-
-
 def flip(path: pathlib.Path, needle: bytes) -> None:
     """Flips a bit in the middle of the one place where `needle` lies in the file."""
     content = path.read_bytes()
@@ -101,10 +94,10 @@ def test_rot_at_rest_is_found_and_repaired_on_every_disk_in_turn(server):
     sums["marked"] = hashlib.sha256(marked).digest()
     # Each copy rots in its turn: without repair in between nothing would be left.
     for disk in range(3):
-        before = metric(server, "bixi_rot_found_total")
+        before = server.metrics()["bixi_rot_found_total"]
         flip(server.dirs[disk] / "data", marked[50_000:60_000])
         deadline = time.monotonic() + REPAIRED_SECONDS_MAX
-        while metric(server, "bixi_rot_found_total") == before or metric(server, "bixi_shards_damaged") > 0:
+        while server.metrics()["bixi_rot_found_total"] == before or server.metrics()["bixi_shards_damaged"] > 0:
             assert time.monotonic() < deadline, f"rot on disk {disk} is not repaired\n{server.log_tail()}"
             time.sleep(0.2)
         until_sound(server)
