@@ -104,6 +104,11 @@ impl Pool {
         })
     }
 
+    /// Whether a chunk is more crowded than it need be, as the disks are now.
+    pub(super) fn could_spread(&self, row: &ChunkRow) -> bool {
+        repairs::find_spread(row, &self.domains, &self.widths, &self.candidates).is_some()
+    }
+
     /// New homes for the shards that leave their disks: as many as can be placed, one at least.
     fn plan_drain(&self, row: &ChunkRow, leaving: &[u32]) -> Option<Vec<ShardRow>> {
         let policy = row.redundancy.policy()?;
@@ -186,7 +191,7 @@ pub(super) fn why_pending(row: &ChunkRow, draining: &BTreeSet<u64>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proto::members::why;
     use proto::rows::{ChunkRow, DiskRow, MoveRow, RedundancyRow, ShardRow, chunk_state, disk_state};

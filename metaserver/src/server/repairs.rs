@@ -191,6 +191,16 @@ pub(super) fn plan_spread(
     if row.state != chunk_state::SEALED || row.pending_move.is_some() || !lacking_indexes(row).is_empty() {
         return None;
     }
+    find_spread(row, domains, widths, candidates)
+}
+
+/// The same for a chunk in any state.
+pub(super) fn find_spread(
+    row: &ChunkRow,
+    domains: &BTreeMap<u64, String>,
+    widths: &Widths,
+    candidates: &[Candidate],
+) -> Option<Vec<ShardRow>> {
     let policy = row.redundancy.policy()?;
     let all: Vec<&ShardRow> = row.shards.iter().collect();
     let used = used_domains(&all, domains);
