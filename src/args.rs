@@ -111,6 +111,10 @@ pub struct DevArgs {
     /// Chunkservers
     #[arg(long, default_value_t = 6)]
     pub chunk: u32,
+    /// Zones that metaservers and chunkservers are dealt out to in turn; data then survives the loss of
+    /// any zone, if there are enough
+    #[arg(long, value_name = "N")]
+    pub zones: Option<u32>,
     /// copies:N or ec:K+M; by default by the number of chunkservers
     #[arg(long, value_name = "POLICY")]
     pub redundancy: Option<String>,

@@ -73,6 +73,9 @@ pub struct ProcessConfig {
     pub redundancy: String,
     /// Bytes of memory for hot data.
     pub cache_bytes: usize,
+    /// The zone it stands in; none in a cluster of one zone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
 }
 
 /// The description of the cluster, kept in `DIR/dev.json`.
@@ -166,6 +169,11 @@ fn check_same(config: &DevConfig, args: &DevArgs) -> Result<(), NodeError> {
             return Err(NodeError::conflict(format!("this cluster was made with --redundancy {known}")));
         }
     }
+    let known = config.processes.iter().map(|process| &process.zone).filter(|zone| !zone.is_empty());
+    let known = known.collect::<std::collections::BTreeSet<_>>().len().max(1) as u32;
+    if args.zones.is_some_and(|zones| zones != known) {
+        return Err(NodeError::conflict(format!("this cluster was made with --zones {known}")));
+    }
     Ok(())
 }
 
@@ -184,13 +192,18 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
     let mut homes = Vec::new();
     let mut founders = BTreeMap::new();
     let mut processes = Vec::new();
+    let zones = args.zones.unwrap_or(1);
+    if zones == 0 || zones > args.chunk {
+        return Err(usage("--zones is 1 to the number of chunkservers".into()));
+    }
+    let zone = |at: u32| if zones > 1 { format!("zone-{}", (at - 1) % zones + 1) } else { String::new() };
     let names = (1..=args.meta)
-        .map(|at| (format!("meta-{at}"), Role::Meta))
-        .chain((1..=args.chunk).map(|at| (format!("chunk-{at}"), Role::Chunk)))
-        .chain([("s3".to_owned(), Role::S3)]);
+        .map(|at| (format!("meta-{at}"), Role::Meta, zone(at)))
+        .chain((1..=args.chunk).map(|at| (format!("chunk-{at}"), Role::Chunk, zone(at))))
+        .chain([("s3".to_owned(), Role::S3, String::new())]);
     // All ports are taken at once, so that no two are the same, and given back together.
     let mut held = Vec::new();
-    for (name, role) in names {
+    for (name, role, zone) in names {
         let dir = data.join(&name);
         let mut home = identity::open(platform, &dir).await?;
         if home.members.is_some() {
@@ -224,6 +237,7 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
             metas: BTreeMap::new(),
             redundancy: policy.to_string(),
             cache_bytes: 64 << 20,
+            zone,
         });
     }
     let members = Members::of(&founders);
@@ -435,7 +449,11 @@ async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
             let store = chunks::start(&platform, &service, &home, store_config, scrub).await?;
             let announced = Announced::default();
             let (node, address) = (config.name.as_str(), config.listen.as_str());
-            announced.add(store, &Place { node, domain: node, address, replica: "" });
+            let domain = match config.zone.as_str() {
+                "" => node.to_owned(),
+                zone => format!("{zone}/{node}"),
+            };
+            announced.add(store, &Place { node, domain: &domain, address, replica: "" });
             let added = Added::read(std::slice::from_ref(&home)).await?;
             let parts = Parts {
                 platform: platform.clone(),
@@ -443,7 +461,7 @@ async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
                 announced: announced.clone(),
                 meta: meta.clone(),
                 node: node.to_owned(),
-                domain: Some(node.to_owned()),
+                domain: Some(domain),
                 address: address.to_owned(),
                 scrub,
                 replicas: None,

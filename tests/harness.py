@@ -263,11 +263,13 @@ class Server:
 class Cluster:
     """A `bixi dev` cluster: one process for each metaserver, chunkserver and the S3 door."""
 
-    def __init__(self, directory: pathlib.Path, *, meta=3, chunk=6, redundancy="ec:4+2", environment=None):
+    def __init__(
+        self, directory: pathlib.Path, *, meta=3, chunk=6, redundancy="ec:4+2", environment=None, extra: tuple = ()
+    ):
         self.directory = directory
         self.environment = {**os.environ, **(environment or {})}
         self.argv = [program(), "dev", "--data", str(directory), "--meta", str(meta), "--chunk", str(chunk)]
-        self.argv += ["--redundancy", redundancy]
+        self.argv += ["--redundancy", redundancy, *extra]
         self.processes = {}
         self.supervisor = None
 

@@ -134,6 +134,9 @@ impl Replica {
         let Some(address) = core.members.get(&to).cloned() else { return };
         let this = self.clone();
         let has_snapshot = messages.iter().any(|message| message.msg_type() == MessageType::MsgSnapshot);
+        if has_snapshot {
+            tracing::debug!(to = format!("{to:x}"), "a snapshot is offered");
+        }
         let bytes = Bytes::from(transport::join(&messages));
         self.0.platform.tasks().spawn(async move {
             let request = this.0.peers.new_request();
@@ -142,6 +145,8 @@ impl Replica {
                 this.0.peers.call(&address, StoreId(to), request, Request::Raft(bytes), Bytes::new(), timeout).await;
             let mut core = this.0.core.borrow_mut();
             if has_snapshot {
+                let failure = sent.as_ref().err().map(ToString::to_string);
+                tracing::debug!(to = format!("{to:x}"), failure, "snapshot offered");
                 core.inbox.push_back(Input::SnapshotSent(to, sent.is_ok()));
             }
             if sent.is_err() {

@@ -60,8 +60,9 @@ impl Replica {
         if self.0.fetching.replace(true) {
             return false;
         }
+        let fetching = Fetching(self);
         let pages = self.fetch_pages(&message).await;
-        self.0.fetching.set(false);
+        drop(fetching);
         let Some(pages) = pages else { return false };
         self.0.fetched.borrow_mut().insert(message.get_snapshot().get_metadata().index, pages);
         self.0.core.borrow_mut().inbox.push_back(Input::Messages(vec![message]));
@@ -119,6 +120,16 @@ impl Replica {
         self.0.installed.set(self.0.installed.get() + 1);
         tracing::info!(index = metadata.index, "snapshot installed");
         Ok(())
+    }
+}
+
+/// A fetch that is under way. It ends with this guard: whoever offered the snapshot may hang up, and
+/// then nobody waits for the fetch to its end.
+struct Fetching<'a>(&'a Replica);
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetching.set(false);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Open chunks whose session has ended, or one of whose disks or shards is gone or to go: the leader
-//! seals them.
+//! Open chunks whose session has ended, one of whose disks or shards is gone or to go, or that are
+//! crowded though they need not be any more: the leader seals them, and what is sealed can be moved.
 //!
 //! A few are under way at once. One that cannot be sealed yet waits, longer each time, while the
 //! others have their turn; nothing else the leader does waits for any of them.
@@ -20,6 +20,9 @@ const AT_ONCE: usize = 16;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// How long an open chunk may be crowded for no reason that the leader sees: its writer may know one.
+const CROWDED_MAX: Duration = Duration::from_secs(10);
+
 /// A chunk that was tried.
 #[derive(Clone, Copy, Debug)]
 enum Tried {
@@ -36,6 +39,8 @@ pub(super) struct Turns {
     tried: BTreeMap<u64, Tried>,
     /// How long a chunk rested the last time.
     pauses: BTreeMap<u64, Duration>,
+    /// Since when a chunk has been crowded though it need not be.
+    crowded: BTreeMap<u64, Instant>,
 }
 
 impl Turns {
@@ -56,6 +61,16 @@ impl Turns {
             self.last = *chunk;
         }
         begin
+    }
+
+    /// Which of the chunks that are crowded now have been so for too long.
+    fn crowded_for_long(&mut self, now_crowded: &[u64], now: Instant) -> Vec<u64> {
+        self.crowded.retain(|chunk, _| now_crowded.contains(chunk));
+        let is_long = |chunk: &u64| {
+            let since = *self.crowded.entry(*chunk).or_insert(now);
+            now.saturating_since(since) >= CROWDED_MAX
+        };
+        now_crowded.iter().copied().filter(is_long).collect()
     }
 
     fn ended(&mut self, chunk: u64, sealed: bool, now: Instant) {
@@ -94,15 +109,22 @@ impl MetaServer {
     /// Open chunks that nobody fills any more, in order.
     fn abandoned(&self, now: Instant) -> Result<Vec<u64>, Trouble> {
         let disks = self.disks()?;
-        let mut due = Vec::new();
+        let pool = self.pool()?;
+        let (mut due, mut crowded) = (Vec::new(), Vec::new());
         let txn = Txn::new(self.0.replica.store());
         for (key, _) in txn.scan_prefix(&[keys::table::OPEN_CHUNK], usize::MAX)? {
             let Some(chunk) = keys::last_u64(&key) else { continue };
             let Some(row) = self.chunk(chunk)? else { continue };
-            if row.state == chunk_state::OPEN && (row.released || self.has_lost_a_shard(&row, &disks, now)) {
+            if row.state != chunk_state::OPEN {
+                continue;
+            }
+            if row.released || self.has_lost_a_shard(&row, &disks, now) {
                 due.push(chunk);
+            } else if pool.could_spread(&row) {
+                crowded.push(chunk);
             }
         }
+        due.extend(self.0.abandoned.borrow_mut().crowded_for_long(&crowded, now));
         due.sort_unstable();
         Ok(due)
     }
@@ -166,5 +188,20 @@ mod tests {
         }
         // At least every 30 seconds, and not every second.
         assert!((20..60).contains(&tries), "{tries}");
+    }
+
+    #[test]
+    fn chunk_is_sealed_only_after_it_was_crowded_for_a_while_without_a_break() {
+        let mut turns = Turns::default();
+        let mut now = Instant(1);
+        let step = Duration::from_secs(4);
+        assert_eq!(turns.crowded_for_long(&[7], now), [] as [u64; 0]);
+        now = now + step;
+        assert_eq!(turns.crowded_for_long(&[], now), [] as [u64; 0]);
+        for _ in 0..3 {
+            assert_eq!(turns.crowded_for_long(&[7], now), [] as [u64; 0]);
+            now = now + step;
+        }
+        assert_eq!(turns.crowded_for_long(&[7, 9], now), [7]);
     }
 }

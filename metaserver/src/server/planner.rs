@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::members::why;
 use proto::rows::{ChunkRow, DiskRow, ShardRow, chunk_state, disk_state};
 
-use super::placement::{self, Candidate};
+use super::placement::{self, Candidate, Widths};
 use super::repairs;
 
 /// The disks as the leader sees them now.
 pub(super) struct Pool {
     /// Failure domains of the disks in use, drained ones too.
     pub domains: BTreeMap<u64, String>,
+    /// How many racks and zones they make up.
+    pub widths: Widths,
     pub draining: BTreeSet<u64>,
     /// Disks that may take a shard.
     pub candidates: Vec<Candidate>,
@@ -46,6 +48,7 @@ impl Pool {
         let used = || disks.iter().filter(|(_, row)| row.state == disk_state::IN);
         let mut pool = Pool {
             domains: used().map(|(disk, row)| (*disk, row.domain.clone())).collect(),
+            widths: Widths::of(used().map(|(_, row)| row.domain.as_str())),
             draining: used().filter(|(_, row)| row.draining).map(|(disk, _)| *disk).collect(),
             candidates,
             fill: BTreeMap::new(),
@@ -89,16 +92,21 @@ impl Pool {
             let indexes: Vec<u32> = targets.iter().map(|shard| shard.index).collect();
             self.made(kind, chunk, row, targets, &indexes)
         };
-        if let Some(targets) = repairs::plan_spread(row, &self.domains, &self.candidates) {
+        if let Some(targets) = repairs::plan_spread(row, &self.domains, &self.widths, &self.candidates) {
             return Some(moved(why::SPREAD, targets));
         }
-        if let Some(targets) = repairs::plan_rebalance(row, &self.domains, &self.candidates, &self.fill) {
+        if let Some(targets) = repairs::plan_rebalance(row, &self.domains, &self.widths, &self.candidates, &self.fill) {
             return Some(moved(why::BALANCE, targets));
         }
         repairs::is_mostly_dead(row).then(|| {
             let bytes = row.live_bytes.saturating_mul(policy.shards() as u64) / policy.needed() as u64;
             Step { bytes, ..self.made(why::COMPACT, chunk, row, Vec::new(), &[]) }
         })
+    }
+
+    /// Whether a chunk is more crowded than it need be, as the disks are now.
+    pub(super) fn could_spread(&self, row: &ChunkRow) -> bool {
+        repairs::find_spread(row, &self.domains, &self.widths, &self.candidates).is_some()
     }
 
     /// New homes for the shards that leave their disks: as many as can be placed, one at least.
@@ -183,7 +191,7 @@ pub(super) fn why_pending(row: &ChunkRow, draining: &BTreeSet<u64>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proto::members::why;
     use proto::rows::{ChunkRow, DiskRow, MoveRow, RedundancyRow, ShardRow, chunk_state, disk_state};
@@ -308,5 +316,41 @@ mod tests {
         assert_eq!(why_pending(&pending(lacking, 1, 7), &draining), why::REPAIR);
         assert_eq!(why_pending(&pending(chunk(EC, &[1, 1, 3, 4, 5, 6]), 1, 7), &draining), why::SPREAD);
         assert!(pool(7, &[3]).step(1, &pending(chunk(EC, &[1, 2, 3, 4, 5, 6]), 2, 7)).is_none());
+    }
+
+    #[test]
+    fn chunk_that_a_lost_zone_left_in_two_is_spread_when_it_is_back() {
+        // Zones of three disks each: 1-3, 4-6, 7-9.
+        let row = |disk: u64| DiskRow {
+            domain: format!("zone-{}/host-{disk}", (disk - 1) / 3),
+            state: disk_state::IN,
+            ..DiskRow::default()
+        };
+        let disks: BTreeMap<u64, DiskRow> = (1..=9).map(|disk| (disk, row(disk))).collect();
+        let candidate = |disk: u64| Candidate { disk, domain: row(disk).domain, weight: 0, draw: disk };
+        let with = |live: &[u64]| {
+            let space = live.iter().map(|disk| (*disk, (500, 1_000_000))).collect();
+            Pool::new(&disks, live.iter().map(|disk| candidate(*disk)).collect(), space)
+        };
+        let mut chunk = chunk(EC, &[1, 2, 4, 5, 7, 8]);
+        assert_eq!(with(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).step(1, &chunk), None);
+        // The third zone is declared lost: what lacks goes to the two that are left.
+        chunk.shards.truncate(4);
+        let step = with(&[1, 2, 3, 4, 5, 6]).step(1, &chunk).expect("repair");
+        let mut homes: Vec<u64> = step.targets.iter().map(|shard| shard.disk).collect();
+        homes.sort_unstable();
+        assert_eq!((step.why, homes), (why::REPAIR, vec![3, 6]));
+        chunk.shards.extend(step.targets);
+        assert_eq!(with(&[1, 2, 3, 4, 5, 6]).step(1, &chunk), None);
+        // It is back, empty.
+        let all = with(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        for _ in 0..2 {
+            let step = all.step(1, &chunk).expect("spread");
+            assert_eq!((step.why, step.targets.len()), (why::SPREAD, 1));
+            assert!(step.targets[0].disk >= 7, "{step:?}");
+            let moved = chunk.shards.iter_mut().find(|shard| shard.index == step.targets[0].index).expect("shard");
+            moved.disk = step.targets[0].disk;
+        }
+        assert_eq!(all.step(1, &chunk), None);
     }
 }

@@ -11,7 +11,9 @@ use proto::rows::{
 };
 use proto::service::{class, code};
 use types::ids::{BlobId, ChunkId, Partition};
+use types::redundancy::Redundancy;
 
+use super::placement::Widths;
 use super::{MetaServer, Trouble, agenda, listing};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
@@ -137,6 +139,7 @@ impl MetaServer {
             .into_iter()
             .map(|entry| (entry.disk, (entry.row.domain, entry.alive && !entry.failed)))
             .collect();
+        let widths = Widths::of(domains.values().filter(|(_, alive)| *alive).map(|(domain, _)| domain.as_str()));
         let replica = &self.0.replica;
         let repairs = self.repair_progress()?;
         let mut status = StatusView {
@@ -157,7 +160,7 @@ impl MetaServer {
         replica.store().scan(&prefix, keys::after_prefix(&prefix).as_deref(), &mut |_, value| {
             match ChunkRow::from_bytes(value) {
                 Ok(row) => {
-                    count(&mut status, &row, &domains);
+                    count(&mut status, &row, &domains, &widths);
                     agenda::add_load(&mut loads, &row);
                 }
                 Err(error) => fault = Some(error),
@@ -180,7 +183,7 @@ impl MetaServer {
     }
 }
 
-fn count(status: &mut StatusView, row: &ChunkRow, domains: &BTreeMap<u64, (String, bool)>) {
+fn count(status: &mut StatusView, row: &ChunkRow, domains: &BTreeMap<u64, (String, bool)>, widths: &Widths) {
     let Some(policy) = row.redundancy.policy() else { return };
     if row.state == chunk_state::OPEN && row.committed_len == 0 {
         return;
@@ -192,7 +195,10 @@ fn count(status: &mut StatusView, row: &ChunkRow, domains: &BTreeMap<u64, (Strin
         .filter(|shard| !shard.bad)
         .filter_map(|shard| domains.get(&shard.disk).filter(|(_, alive)| *alive).map(|(domain, _)| domain))
         .collect();
-    let spread: BTreeSet<&&String> = alive.iter().collect();
+    let mut used: BTreeMap<String, usize> = BTreeMap::new();
+    for domain in &alive {
+        *used.entry((*domain).clone()).or_insert(0) += 1;
+    }
     let survives = alive.len().saturating_sub(policy.needed()) as u32;
     status.live_bytes += row.live_bytes;
     status.survives = status.survives.min(survives);
@@ -200,11 +206,17 @@ fn count(status: &mut StatusView, row: &ChunkRow, domains: &BTreeMap<u64, (Strin
         status.lost += 1;
     } else if alive.len() < policy.shards() {
         status.degraded += 1;
-    } else if spread.len() < alive.len() {
+    } else if used.len() < alive.len() || too_wide(policy, widths, &used) {
         status.crowded += 1;
     } else {
         status.healthy += 1;
     }
+}
+
+/// Whether a rack or zone holds more of a chunk than it needs to.
+fn too_wide(policy: Redundancy, widths: &Widths, used: &BTreeMap<String, usize>) -> bool {
+    let room = widths.room(policy, used);
+    used.keys().any(|domain| room.is_exceeded(domain))
 }
 
 fn add_body(txn: &Txn<'_>, partition: Partition, body: &BodyRow, view: &mut View) -> Result<(), Trouble> {

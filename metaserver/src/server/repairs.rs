@@ -10,7 +10,7 @@ use std::time::Duration;
 use platform::clock::Instant;
 use proto::rows::{ChunkRow, ShardRow, chunk_state};
 
-use super::placement::{self, Candidate};
+use super::placement::{self, Candidate, Widths};
 
 /// The order is made anew after this long.
 const AGE: Duration = Duration::from_secs(10);
@@ -180,31 +180,55 @@ pub(super) fn plan(row: &ChunkRow, domains: &BTreeMap<u64, String>, candidates: 
     )
 }
 
-/// A better place for one shard of a crowded chunk: in a domain that holds none of it.
+/// A better place for one shard of a crowded chunk: in a domain that holds none of it, or out of a
+/// rack or zone that holds more than it should.
 pub(super) fn plan_spread(
     row: &ChunkRow,
     domains: &BTreeMap<u64, String>,
+    widths: &Widths,
     candidates: &[Candidate],
 ) -> Option<Vec<ShardRow>> {
     if row.state != chunk_state::SEALED || row.pending_move.is_some() || !lacking_indexes(row).is_empty() {
         return None;
     }
+    find_spread(row, domains, widths, candidates)
+}
+
+/// The same for a chunk in any state.
+pub(super) fn find_spread(
+    row: &ChunkRow,
+    domains: &BTreeMap<u64, String>,
+    widths: &Widths,
+    candidates: &[Candidate],
+) -> Option<Vec<ShardRow>> {
+    let policy = row.redundancy.policy()?;
     let all: Vec<&ShardRow> = row.shards.iter().collect();
     let used = used_domains(&all, domains);
-    let moved = row
-        .shards
-        .iter()
-        .find(|shard| domains.get(&shard.disk).and_then(|domain| used.get(domain)).is_some_and(|count| *count > 1))?;
-    let better: Vec<Candidate> = candidates.iter().filter(|at| !used.contains_key(&at.domain)).cloned().collect();
-    let target = placement::plan_some(row.redundancy.policy()?, 1, &used, &better)?;
-    Some(vec![ShardRow { index: moved.index, disk: *target.first()?, ..ShardRow::default() }])
+    let room = widths.room(policy, &used);
+    if used.iter().all(|(domain, count)| *count == 1 && !room.is_exceeded(domain)) {
+        return None;
+    }
+    row.shards.iter().find_map(|shard| {
+        let own = domains.get(&shard.disk)?;
+        let others: Vec<&ShardRow> = row.shards.iter().filter(|other| other.index != shard.index).collect();
+        let used = used_domains(&others, domains);
+        let room = widths.room(policy, &used);
+        // What is free here was not free there, so no shard goes back and forth.
+        if room.is_free(own) {
+            return None;
+        }
+        let better: Vec<Candidate> = candidates.iter().filter(|at| room.is_free(&at.domain)).cloned().collect();
+        let target = placement::plan_some(policy, 1, &used, &better)?;
+        Some(vec![ShardRow { index: shard.index, disk: *target.first()?, ..ShardRow::default() }])
+    })
 }
 
 /// A place on a much emptier disk for the shard on the fullest one. `fill` is how full each live
-/// disk is, in thousandths. No domain comes to hold more of the chunk than before.
+/// disk is, in thousandths. No domain, rack or zone comes to hold more of the chunk than it may.
 pub(super) fn plan_rebalance(
     row: &ChunkRow,
     domains: &BTreeMap<u64, String>,
+    widths: &Widths,
     candidates: &[Candidate],
     fill: &BTreeMap<u64, u64>,
 ) -> Option<Vec<ShardRow>> {
@@ -218,9 +242,10 @@ pub(super) fn plan_rebalance(
     }
     let others: Vec<&ShardRow> = row.shards.iter().filter(|shard| shard.index != moved.index).collect();
     let used = used_domains(&others, domains);
+    let room = widths.room(row.redundancy.policy()?, &used);
     let fits = |at: &&Candidate| {
         let emptier = fill.get(&at.disk).is_some_and(|fill| fill + REBALANCE_MIN < fullest);
-        emptier && !used.contains_key(&at.domain)
+        emptier && room.is_free(&at.domain)
     };
     let target = candidates.iter().filter(fits).min_by_key(|at| (fill.get(&at.disk).copied(), at.draw))?;
     Some(vec![ShardRow { index: moved.index, disk: target.disk, ..ShardRow::default() }])
@@ -255,7 +280,7 @@ mod tests {
     use proto::rows::{ChunkRow, RedundancyRow, ShardRow, chunk_state};
     use types::redundancy::Redundancy;
 
-    use super::{Candidate, Instant, Repairs, is_mostly_dead, plan, plan_rebalance, plan_spread};
+    use super::{Candidate, Instant, Repairs, Widths, is_mostly_dead, plan, plan_rebalance, plan_spread};
 
     const NOW: Instant = Instant(1);
 
@@ -353,25 +378,26 @@ mod tests {
     #[test]
     fn crowded_chunk_is_spread_when_a_domain_is_back() {
         let row = chunk(EC, &[(0, 1, false), (1, 1, false), (2, 2, false), (3, 3, false)]);
-        assert_eq!(plan_spread(&row, &domains(1..=4), &candidates(&[1, 2, 3])), None);
-        let planned = plan_spread(&row, &domains(1..=4), &candidates(&[1, 2, 3, 4])).expect("plan");
+        assert_eq!(plan_spread(&row, &domains(1..=4), &Widths::default(), &candidates(&[1, 2, 3])), None);
+        let planned = plan_spread(&row, &domains(1..=4), &Widths::default(), &candidates(&[1, 2, 3, 4])).expect("plan");
         assert_eq!(planned.iter().map(|shard| (shard.index, shard.disk)).collect::<Vec<_>>(), [(0, 4)]);
         let spread = chunk(EC, &[(0, 4, false), (1, 1, false), (2, 2, false), (3, 3, false)]);
-        assert_eq!(plan_spread(&spread, &domains(1..=5), &candidates(&[5])), None);
+        assert_eq!(plan_spread(&spread, &domains(1..=5), &Widths::default(), &candidates(&[5])), None);
     }
 
     #[test]
     fn shard_on_the_fullest_disk_moves_to_a_much_emptier_one_in_another_domain() {
         let row = chunk(Redundancy::Copies(2), &[(0, 1, false), (1, 2, false)]);
         let fill = |third: u64| BTreeMap::from([(1, 500), (2, 800), (3, third)]);
-        let plan = |third| plan_rebalance(&row, &domains(1..=3), &candidates(&[1, 2, 3]), &fill(third));
+        let plan =
+            |third| plan_rebalance(&row, &domains(1..=3), &Widths::default(), &candidates(&[1, 2, 3]), &fill(third));
         let planned = plan(100).expect("plan");
         assert_eq!(planned.iter().map(|shard| (shard.index, shard.disk)).collect::<Vec<_>>(), [(1, 3)]);
         assert_eq!(plan(650), None, "not worth it");
         // The emptier disk lies in the domain of the other copy.
         let crowded: BTreeMap<u64, String> = [(1, "a".into()), (2, "b".into()), (3, "a".into())].into();
         let third = Candidate { disk: 3, domain: "a".into(), weight: 0, draw: 0 };
-        assert_eq!(plan_rebalance(&row, &crowded, &[third], &fill(100)), None);
+        assert_eq!(plan_rebalance(&row, &crowded, &Widths::default(), &[third], &fill(100)), None);
     }
 
     #[test]
