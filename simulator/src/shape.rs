@@ -87,6 +87,8 @@ pub struct Work {
     pub sizes: [f64; 5],
     /// The largest size in bytes.
     pub size_max: u64,
+    /// Sizes of stripes and more are smaller by this power of two.
+    pub size_shift: u32,
 }
 
 /// Everything a seed draws before it begins.
@@ -179,6 +181,7 @@ fn work(draw: &Draw) -> Work {
         mix: [tilt(3.0), tilt(2.0), tilt(4.0) + 0.1, tilt(1.0), tilt(0.6), tilt(2.0) + 0.3, tilt(2.0), tilt(0.5)],
         sizes: [tilt(0.2), tilt(2.0), tilt(4.0) + 0.1, tilt(2.0), tilt(0.5)],
         size_max: *draw.pick(&[600 << 10, 1 << 20, 1536 << 10]),
+        size_shift: 0,
     }
 }
 
@@ -251,6 +254,12 @@ impl Shape {
             scrub: Duration::from_secs(meta.between(8, 30)),
             machine: machine(&draw, planted, trace_events),
         };
+        // Most seeds move a quarter of the bytes, in as many operations and chunks.
+        if Draw::new(seed ^ 0x7369_7a65).chance(0.8) {
+            shape.work.size_shift = 2;
+            shape.chunk_capacity >>= 2;
+            shape.append_unit >>= 2;
+        }
         let likely = *meta.pick(&[0.0, 0.4, 0.8]);
         shape.rates.meta_flush_fails = rate(&meta, likely, 6, 30);
         shape.rates.meta_damage = rate(&meta, likely, 3, 15);

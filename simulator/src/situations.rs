@@ -24,7 +24,8 @@ pub const PLACES: &[&str] = &[
 ];
 
 /// What the code says when three rare things come together; a run may do without.
-pub const RARE: &[&str] = &["log is shorter than was acknowledged", "torn log forgiven"];
+pub const RARE: &[&str] =
+    &["log is shorter than was acknowledged", "offer of a snapshot made anew", "torn log forgiven"];
 
 /// Kinds of faults.
 pub const FAULTS: &[&str] = &[

@@ -118,9 +118,9 @@ impl Actor {
         match draw.weighted(&work.sizes) {
             0 => 0,
             1 => draw.between(1, 8 << 10),
-            2 => draw.between(1 << 10, 100 << 10),
-            3 => draw.between(100 << 10, 400 << 10),
-            _ => draw.between(300 << 10, work.size_max),
+            2 => draw.between(1 << 10, (100 << 10) >> work.size_shift),
+            3 => draw.between(100 << 10, 400 << 10) >> work.size_shift,
+            _ => draw.between(300 << 10, work.size_max) >> work.size_shift,
         }
     }
 

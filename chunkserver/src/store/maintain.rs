@@ -102,7 +102,7 @@ impl Store {
             if state.slots.free_count() >= wanted { None } else { state.slots.grow(max) }
         };
         let Some(slot) = slot else { return Ok(()) };
-        let zeros = Buffer::zeroed(STEP).freeze();
+        let zeros = Buffer::zeros(STEP);
         let (mut at, end) = (slot * self.0.config.slot_size, (slot + 1) * self.0.config.slot_size);
         while at < end {
             let len = zeros.len().min((end - at) as usize);

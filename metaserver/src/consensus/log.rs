@@ -368,7 +368,7 @@ pub async fn keep_ahead(platform: Platform, disk: Disk, ready: Rc<Cell<bool>>, s
 
 async fn write_ahead(platform: &Platform, disk: &Disk, len: u64) -> Result<(), DiskError> {
     let file = disk.open(AHEAD_UNFINISHED, Open::CreateOrExisting).await?;
-    let zeros = Buffer::zeroed(256 << 10).freeze();
+    let zeros = Buffer::zeros(len.min(256 << 10) as usize);
     let mut at = 0;
     while at < len {
         file.write_at(at, vec![zeros.clone()]).await?;

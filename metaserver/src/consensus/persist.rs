@@ -16,6 +16,7 @@ use types::ids::StoreId;
 
 use super::log::{LogError, LogWriter};
 use super::replica::{Core, Input, Replica, ToPersist};
+use super::snapshot::OFFER_MAX;
 use super::start::BALLOT;
 use super::transport;
 
@@ -134,25 +135,20 @@ impl Replica {
         let Some(address) = core.members.get(&to).cloned() else { return };
         let this = self.clone();
         let has_snapshot = messages.iter().any(|message| message.msg_type() == MessageType::MsgSnapshot);
-        if has_snapshot {
-            tracing::debug!(to = format!("{to:x}"), "a snapshot is offered");
-        }
         let bytes = Bytes::from(transport::join(&messages));
         self.0.platform.tasks().spawn(async move {
             let request = this.0.peers.new_request();
-            let timeout = if has_snapshot { Duration::from_secs(60) } else { Duration::from_secs(2) };
-            let sent =
-                this.0.peers.call(&address, StoreId(to), request, Request::Raft(bytes), Bytes::new(), timeout).await;
+            let timeout = if has_snapshot { OFFER_MAX } else { Duration::from_secs(2) };
+            let call = this.0.peers.call(&address, StoreId(to), request, Request::Raft(bytes), Bytes::new(), timeout);
+            let is_sent = if has_snapshot { this.is_offer_taken(call).await } else { call.await.is_ok() };
             let mut core = this.0.core.borrow_mut();
             if has_snapshot {
-                let failure = sent.as_ref().err().map(ToString::to_string);
-                tracing::debug!(to = format!("{to:x}"), failure, "snapshot offered");
-                core.inbox.push_back(Input::SnapshotSent(to, sent.is_ok()));
+                core.inbox.push_back(Input::SnapshotSent(to, is_sent));
             }
-            if sent.is_err() {
+            if !is_sent {
                 core.inbox.push_back(Input::Unreachable(to));
             }
-            if has_snapshot || sent.is_err() {
+            if has_snapshot || !is_sent {
                 drop(core);
                 this.0.work.notify_one();
             }

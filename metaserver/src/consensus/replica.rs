@@ -160,6 +160,8 @@ pub(super) struct Inner {
     pub(super) fetched: RefCell<BTreeMap<u64, Vec<Bytes>>>,
     /// A snapshot is being fetched; one at a time, for it lies in memory.
     pub(super) fetching: Cell<bool>,
+    /// Pages of snapshots that others have asked this replica for.
+    pub(super) pages_asked: Cell<u64>,
     pub(super) leader: Cell<u64>,
     pub(super) term: Cell<u64>,
     pub(super) became_leader: Notify,

@@ -16,10 +16,18 @@ use crate::store::StoreFault;
 
 /// Bytes of a page of a snapshot.
 const PAGE_BYTES: usize = 512 << 10;
+/// How long a follower waits for a page, and how often it asks for it.
+const PAGE_WAIT: Duration = Duration::from_secs(2);
+const PAGE_ASKS_MAX: usize = 3;
+/// An offer that no page follows for so long is made anew: its frame is lost, or its answer.
+const OFFER_QUIET: Duration = Duration::from_secs(8);
+/// The longest that the pages of one snapshot may take.
+pub(super) const OFFER_MAX: Duration = Duration::from_secs(1800);
 
 impl Replica {
     /// A page of the snapshot at `index` that this replica has offered.
     pub fn snapshot_page(&self, index: u64, page: usize) -> Option<Bytes> {
+        self.0.pages_asked.set(self.0.pages_asked.get() + 1);
         let core = self.0.core.borrow();
         core.image.as_ref().filter(|image| image.index == index)?.pages.get(page).cloned()
     }
@@ -54,6 +62,23 @@ impl Replica {
         core.mem.0.borrow_mut().snapshot = Some(snapshot);
     }
 
+    /// Waits for the answer to an offer of a snapshot, which comes when the follower has its pages;
+    /// as long as pages are asked for.
+    pub(super) async fn is_offer_taken<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> bool {
+        let mut call = std::pin::pin!(call);
+        loop {
+            let asked = self.0.pages_asked.get();
+            match self.0.platform.clock().timeout(OFFER_QUIET, &mut call).await {
+                Ok(answer) => return answer.is_ok(),
+                Err(_elapsed) if self.0.pages_asked.get() == asked => {
+                    self.0.platform.reached("offer of a snapshot made anew");
+                    return false;
+                }
+                Err(_elapsed) => {}
+            }
+        }
+    }
+
     /// A leader offers a snapshot: fetch its pages, then let Raft see the message. Refused while
     /// another one is being fetched.
     pub(super) async fn fetch_snapshot(&self, message: Message) -> bool {
@@ -77,16 +102,24 @@ impl Replica {
         let address = self.0.core.borrow().members.get(&message.from).cloned()?;
         let mut pages = Vec::new();
         for page in 0..count {
-            let ask = Request::SnapshotPage(proto::meta::SnapshotPage { index, page });
-            let request = self.0.peers.new_request();
-            let timeout = Duration::from_secs(10);
-            match self.0.peers.call(&address, StoreId(message.from), request, ask, Bytes::new(), timeout).await {
-                Ok(reply) if matches!(reply.answer, Answer::Data(_)) => pages.push(reply.payload),
-                Ok(_) | Err(_) => return None,
-            }
+            pages.push(self.fetch_page(&address, StoreId(message.from), index, page).await?);
         }
         self.0.platform.reached("snapshot fetched");
         Some(pages)
+    }
+
+    async fn fetch_page(&self, address: &str, leader: StoreId, index: u64, page: u64) -> Option<Bytes> {
+        for _ in 0..PAGE_ASKS_MAX {
+            let ask = Request::SnapshotPage(proto::meta::SnapshotPage { index, page });
+            let request = self.0.peers.new_request();
+            match self.0.peers.call(address, leader, request, ask, Bytes::new(), PAGE_WAIT).await {
+                Ok(reply) if matches!(reply.answer, Answer::Data(_)) => return Some(reply.payload),
+                // It has another snapshot by now.
+                Ok(_) => return None,
+                Err(error) => tracing::debug!(%error, page, "a page of a snapshot did not come"),
+            }
+        }
+        None
     }
 
     pub(super) fn install(&self, core: &mut Core, snapshot: &Snapshot) -> Result<(), StoreFault> {

@@ -192,6 +192,7 @@ impl Replica {
             stopped: RefCell::new(None),
             fetched: RefCell::new(BTreeMap::new()),
             fetching: Cell::new(false),
+            pages_asked: Cell::new(0),
             leader: Cell::new(0),
             term: Cell::new(0),
             became_leader: Notify::new(),

@@ -474,7 +474,7 @@ mod tests {
             async move {
                 let disk = open(&platform, &path, Engine::Auto).unwrap();
                 let file = disk.open("file", Open::CreateNew).await.unwrap();
-                let page = Buffer::zeroed(BLOCK).freeze();
+                let page = Buffer::zeros(BLOCK);
                 file.write_durable_at(0, vec![page.clone()]).await.unwrap();
                 let DiskKind::Real(inner) = &disk.kind else { panic!("a real disk") };
                 inner.poison(&path, &io::Error::from_raw_os_error(libc::EIO));

@@ -350,7 +350,7 @@ impl FileState {
         if to * BLOCK_U64 >= self.len {
             return;
         }
-        let content = self.pages.get(&from).cloned().unwrap_or_else(|| Buffer::zeroed(BLOCK).freeze());
+        let content = self.pages.get(&from).cloned().unwrap_or_else(|| Buffer::zeros(BLOCK));
         self.pages.insert(to, content.clone());
         if let Some(before) = self.before.get_mut(&to) {
             *before = Some(content);
