@@ -47,7 +47,8 @@ mistakes! {
     AckAfterFence = "ack-after-fence",
     /// A chunkserver forgets at a restart that its shards were fenced.
     EpochLostAtRestart = "epoch-lost-at-restart",
-    /// Recovery cuts a shard at a rotten record, though a later record vouches for it.
+    /// Recovery cuts a shard at a rotten record, though a later record vouches for it, as if nothing
+    /// behind it had been acknowledged.
     ShardCutAtRot = "shard-cut-at-rot",
     /// A read answers what the disk gave, without looking at checksums.
     ReadNotVerified = "read-not-verified",

@@ -89,7 +89,7 @@ pub struct ShardState {
     /// Stored epoch.
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
-    /// It cut a tail at a restart: the length is "at least".
+    /// It cut a tail at a restart, or the fence created it: the length is "at least".
     #[prost(bool, tag = "3")]
     pub cut: bool,
     /// Sealed.

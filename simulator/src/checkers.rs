@@ -28,6 +28,8 @@ pub enum Checker {
     Service,
     /// In the end every chunk has all its shards, and nothing waits for its deletion.
     Redundancy,
+    /// A shard that a move put into a chunk is whole on its disk when the chunk names it.
+    Moves,
     /// In the end the shards of a chunk fit each other.
     Shards,
     /// In the end every reference has its use, and space adds up.
@@ -42,7 +44,7 @@ pub enum Checker {
 
 impl Checker {
     /// All of them.
-    pub const ALL: [Checker; 15] = [
+    pub const ALL: [Checker; 16] = [
         Checker::Histories,
         Checker::Bytes,
         Checker::Appends,
@@ -53,6 +55,7 @@ impl Checker {
         Checker::Voters,
         Checker::Service,
         Checker::Redundancy,
+        Checker::Moves,
         Checker::Shards,
         Checker::References,
         Checker::Machine,

@@ -18,6 +18,7 @@ use types::ids::ClusterId;
 use crate::checkers::{Checker, Violation};
 use crate::draw::Draw;
 use crate::history::History;
+use crate::moves::Moves;
 use crate::nodes;
 use crate::shape::{CHUNKS, METAS, Shape};
 
@@ -115,6 +116,8 @@ pub struct Cluster {
     pub once_keys: Cell<u32>,
     /// Values that somebody saw last, by key: what conditions are made of.
     pub seen: RefCell<BTreeMap<u32, u64>>,
+    /// Watches what moves put into chunks.
+    pub moves: Moves,
     states: Vec<MemoryStore>,
     /// Metaservers that were started once: an empty directory of theirs was emptied.
     started: RefCell<BTreeSet<usize>>,
@@ -139,6 +142,7 @@ impl Cluster {
             workers_running: Cell::new(0),
             once_keys: Cell::new(0),
             seen: RefCell::default(),
+            moves: Moves::default(),
             states: (0..METAS).map(|_| MemoryStore::default()).collect(),
             started: RefCell::default(),
             excused: RefCell::default(),

@@ -6,10 +6,12 @@
 //! metadata says that every chunk can spare it.
 
 mod drains;
+mod leaders;
 pub mod metadata;
+mod rot;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -85,6 +87,15 @@ impl Faults {
         faults.every(rates.stall, Faults::stall);
         faults.every(rates.drain, Faults::drain);
         faults.start_metadata();
+        if let Some(mean) = rates.rot_open {
+            let this = faults.clone();
+            faults.spawn(async move {
+                while this.on.get() {
+                    this.wait(this.cluster.draw.wait(mean)).await;
+                    this.rot_open().await;
+                }
+            });
+        }
         if let Some(mean) = rates.lose_disk {
             let this = faults.clone();
             faults.spawn(async move {
@@ -104,31 +115,6 @@ impl Faults {
         for index in std::mem::take(&mut *self.spoilt.borrow_mut()) {
             self.replace(index);
         }
-    }
-
-    /// Rots the disk of one chunkserver, if every chunk can spare it. What is damaged stays so until the
-    /// scrub has found it.
-    pub fn rot(&self) -> bool {
-        let index = self.below(CHUNKS);
-        let name = Node::Chunk(index).name();
-        let files = self.simulation().disk_files(&name, chunk::DIR);
-        let Some((_, len)) = files.into_iter().find(|(file, len)| file == "data" && *len > 0) else { return false };
-        if self.cluster.shape.rates.rot.is_none() || !inspect::can_spare(&self.cluster, index) {
-            return false;
-        }
-        let draw = &self.cluster.draw;
-        let bits = draw.between(1, 300);
-        self.cluster.fault("disk rots", &format!("{bits} bits of the disk of {name} flip"));
-        for _ in 0..bits {
-            let (offset, bit) = (draw.below(len), draw.below(8) as u8);
-            let rot = platform::fault::DiskFault::RotBit { file: "data".into(), offset, bit };
-            self.simulation().disk_fault(&name, chunk::DIR, rot);
-        }
-        if draw.chance(0.5) {
-            // What recovery makes of it.
-            self.cluster.boot(Node::Chunk(index));
-        }
-        true
     }
 
     fn simulation(&self) -> &Simulation {
@@ -292,27 +278,25 @@ impl Faults {
             let Either::Left(_) = select(trap, patience).await else { return };
             if this.on.get() {
                 this.cluster.fault("chunkservers go dark behind a seal", "power cut of all chunkservers");
+                // A client that does not notice goes on with the chunk.
+                let clients: Vec<String> =
+                    (0..this.cluster.shape.work.clients).map(|index| Node::Client(index).name()).collect();
+                let unnoticed = this.cluster.draw.chance(0.5);
+                if unnoticed {
+                    clients.iter().for_each(|name| this.simulation().pause(name));
+                }
                 for node in (0..CHUNKS).map(Node::Chunk) {
                     this.cluster.crash(node);
                     this.back_later(node, this.cluster.draw.millis(1, 50));
                 }
+                if unnoticed {
+                    this.wait(Duration::from_millis(80)).await;
+                    clients.iter().for_each(|name| this.simulation().resume(name));
+                    this.wait(this.cluster.draw.millis(50, 400)).await;
+                }
             }
             this.simulation().resume(&leader);
         });
-    }
-
-    /// The leader cannot reach the other metaservers, while everybody reaches everybody else.
-    fn split(self: &Rc<Faults>) {
-        let Some(leader) = self.cluster.leader() else { return };
-        let leader = leader.replica().address().trim_end_matches(":7000").to_owned();
-        self.cluster.fault(
-            "leader is cut off from the other metaservers",
-            &format!("{leader} is cut off from the other metaservers"),
-        );
-        for other in (0..METAS).map(|index| Node::Meta(index).name()).filter(|name| *name != leader) {
-            self.simulation().partition(&leader, &other, true);
-        }
-        self.later(self.cluster.draw.millis(500, 5000), |this| this.simulation().heal_all());
     }
 
     /// Who has rebuilt a shard commits it only when its move has been given to somebody else.
@@ -326,10 +310,30 @@ impl Faults {
             if this.on.get() {
                 this.cluster
                     .fault("executor stalls with a rebuilt shard", &format!("{name} stalls with a rebuilt shard"));
-                this.wait(this.cluster.shape.times.job_lease + this.cluster.draw.millis(500, 5000)).await;
+                let before = this.moves_under_way();
+                this.cluster.moves.look(&this.cluster);
+                this.wait(this.cluster.shape.times.job_lease).await;
+                // Best in the moment in which somebody else has begun.
+                for _ in 0..500 {
+                    let now = this.moves_under_way();
+                    if before.iter().any(|(chunk, id)| now.get(chunk).is_some_and(|later| later != id)) {
+                        break;
+                    }
+                    this.wait(Duration::from_millis(10)).await;
+                }
             }
             this.simulation().resume(&name);
+            for millis in [5, 10, 20, 40] {
+                this.wait(Duration::from_millis(millis)).await;
+                this.cluster.moves.look(&this.cluster);
+            }
         });
+    }
+
+    /// Pending moves by chunk.
+    fn moves_under_way(&self) -> BTreeMap<u64, u64> {
+        let chunks = self.cluster.leader().map(|leader| inspect::chunks(&leader)).unwrap_or_default();
+        chunks.into_iter().filter_map(|(chunk, row)| Some((chunk, row.pending_move?.id))).collect()
     }
 
     fn clock_jump(self: &Rc<Faults>) {

@@ -25,6 +25,7 @@ mod leader;
 pub mod linear;
 #[cfg(test)]
 mod models;
+pub mod moves;
 pub mod nodes;
 pub mod seed;
 pub mod settle;

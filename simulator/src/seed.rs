@@ -138,6 +138,7 @@ async fn story(cluster: Rc<Cluster>) {
         cluster.boot(Node::Client(client));
     }
     cluster.simulation.platform().tasks().spawn(one_leader_a_term(cluster.clone())).detach();
+    cluster.simulation.platform().tasks().spawn(moves_are_whole(cluster.clone())).detach();
     cluster.simulation.set_faults(true);
     let faults = Faults::start(cluster.clone(), layers.meta.clone());
     clock.sleep(cluster.shape.safety).await;
@@ -170,6 +171,14 @@ async fn one_leader_a_term(cluster: Rc<Cluster>) {
                 return;
             }
         }
+    }
+}
+
+/// What a move put into a chunk is there.
+async fn moves_are_whole(cluster: Rc<Cluster>) {
+    loop {
+        cluster.simulation.platform().clock().sleep(Duration::from_secs(1)).await;
+        cluster.moves.look(&cluster);
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Rates {
     pub meta_flush_fails: Option<Duration>,
     /// Bits of a chunk disk flip when the other faults have stopped.
     pub rot: Option<Duration>,
+    /// A record of an open chunk rots.
+    pub rot_open: Option<Duration>,
     /// A disk is drained.
     pub drain: Option<Duration>,
     /// Something in a metaserver's directory is damaged, put back from an older copy, or gone.
@@ -168,8 +170,8 @@ fn work(draw: &Draw) -> Work {
     let clients = draw.between(2, 3) as usize;
     let workers = draw.between(1, 3) as usize;
     let all = (clients * workers) as u32;
-    // So that a seed has some three hundred operations, however many workers do them.
-    let think = Duration::from_millis(draw.between(60, 140)) * all;
+    // So that a seed has some two to three hundred operations, however many workers do them.
+    let think = Duration::from_millis(draw.between(90, 200)) * all;
     let tilt = |base: f64| base * draw.fraction();
     Work {
         clients,
@@ -269,6 +271,7 @@ impl Shape {
         shape.rates.split = rate(&meta, 0.3, 4, 20);
         shape.rates.stall = rate(&meta, 0.3, 2, 10);
         shape.rates.drain = rate(&meta, 0.4, 3, 15);
+        shape.rates.rot_open = rate(&meta, 0.2, 8, 30);
         if let Some(bug) = profile {
             uncover(&mut shape, bug);
         }

@@ -40,11 +40,13 @@ pub const FAULTS: &[&str] = &[
     "flushes of a metaserver fail",
     "kill -9",
     "leader is cut off from the other metaservers",
+    "leader is left behind",
     "one-way partition",
     "partition",
     "pause",
     "power cut",
     "power cut in a delicate place",
     "power cut of everything",
+    "record of an open chunk rots",
     "seal behind the writer's back",
 ];

@@ -7,7 +7,7 @@ use platform::planted::PlantedBug;
 use types::redundancy::Redundancy;
 
 use crate::faults::metadata::Damage;
-use crate::shape::Shape;
+use crate::shape::{Rates, Shape};
 
 const fn often(seconds: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
@@ -44,7 +44,14 @@ pub fn uncover(shape: &mut Shape, bug: PlantedBug) {
             (work.journals, work.journal) = (2, busy);
             shape.policy = Redundancy::Copies(3);
         }
-        PlantedBug::ShardCutAtRot | PlantedBug::ReadNotVerified => {
+        PlantedBug::ShardCutAtRot => {
+            rates.rot_open = often(2);
+            rates.crash_client = None;
+            // So few records that those of the rotten chunk are still remembered in the end.
+            (work.journals, work.journal) = (2, Duration::from_millis(400));
+            shape.checkpoint_records = 20_000;
+        }
+        PlantedBug::ReadNotVerified => {
             rates.rot = often(1);
             rates.crash_chunk = often(4);
         }
@@ -82,6 +89,8 @@ pub fn uncover(shape: &mut Shape, bug: PlantedBug) {
             rates.stall = often(1);
             rates.seal = often(1);
             shape.times.job_lease = Duration::from_secs(2);
+            shape.machine.disk_flush.1 = Duration::from_millis(30);
+            shape.machine.disk_write.1 = Duration::from_millis(2);
         }
         PlantedBug::ReferencesKept => {}
         PlantedBug::ListingSkipsKey => {
@@ -89,7 +98,8 @@ pub fn uncover(shape: &mut Shape, bug: PlantedBug) {
             work.registers = 6;
         }
         PlantedBug::StaleRead => {
-            rates.split = often(3);
+            // An old leader and a new one, and nothing else that keeps the others from electing it.
+            *rates = Rates { split: often(3), ..Rates::default() };
             (work.registers, work.mix) = (2, [3.0, 1.0, 6.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
             work.think /= 4;
         }

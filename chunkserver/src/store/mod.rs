@@ -186,6 +186,14 @@ impl Store {
             .collect()
     }
 
+    /// Where the durable data records of a shard begin in the data file and how many bytes each
+    /// carries, in order of offset: for those that look behind the store's back.
+    pub fn records(&self, placement: PlacementId) -> Vec<(u64, u32)> {
+        let state = self.0.state.borrow();
+        let shard = state.shards.get(&placement);
+        shard.map_or_else(Vec::new, |shard| shard.records.iter().map(|one| (one.position, one.len)).collect())
+    }
+
     /// Bytes of slots that could be taken without growing the file.
     pub fn free_bytes(&self) -> u64 {
         self.0.state.borrow().slots.free_count() * self.0.config.slot_size

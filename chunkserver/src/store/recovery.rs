@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use futures_util::{StreamExt, stream};
 use platform::Platform;
+use platform::buffer::Buffer;
 use platform::disk::{Disk, DiskError, File, Open, Space};
 use platform::planted::PlantedBug;
 use proto::checkpoint::{Checkpoint, ShardEntry};
@@ -44,6 +45,24 @@ struct Adopted {
     header: RecordHeader,
 }
 
+/// What the first block of a slot says.
+enum First {
+    /// A record.
+    Of(Adopted),
+    /// Nothing.
+    Free,
+    /// It was a record: rot, or a write that was torn.
+    Damaged(u64),
+}
+
+struct Recovered {
+    shards: BTreeMap<PlacementId, Shard>,
+    next_sequence: u64,
+    /// Slots whose first record is damaged so that nobody knows whose they are. Any open shard may
+    /// have lost its end, and one that is not known may have lost all.
+    orphans: Vec<u64>,
+}
+
 impl Store {
     /// Opens the store in `disk`, making it if it is new, and recovers what a crash left.
     ///
@@ -68,7 +87,13 @@ impl Store {
         let recovery = Recovery { file: &file, store: id, slot_size: config.slot_size, file_len, cut_at_rot };
         let count = file_len.div_ceil(config.slot_size);
         let scrubbed = (PlacementId(checkpoint.scrubbed), checkpoint.scrub_began_ms);
-        let (mut shards, next_sequence) = recovery.run(checkpoint, count).await.map_err(io)?;
+        let Recovered { mut shards, next_sequence, orphans } = recovery.run(checkpoint, count).await.map_err(io)?;
+        if !orphans.is_empty() {
+            tracing::warn!(store = %id, slots = ?orphans, "slots begin with damaged records, nobody knows whose");
+            for shard in shards.values_mut().filter(|shard| !shard.sealed) {
+                (shard.cut, shard.broken) = (true, true);
+            }
+        }
         if platform.planted(PlantedBug::EpochLostAtRestart) {
             shards.values_mut().filter(|shard| !shard.sealed).for_each(|shard| shard.epoch = Epoch(1));
         }
@@ -103,21 +128,34 @@ impl Store {
         }));
         // Free slots may be taken at once, so what was just found must not depend on them.
         store.checkpoint().await?;
+        // What an orphan means is in the checkpoint now; it must not be found again.
+        for slot in orphans {
+            let start = (slot * store.0.config.slot_size).max(BLOCK as u64);
+            store.0.file.write_at(start, vec![Buffer::zeros(BLOCK)]).await.map_err(io)?;
+        }
         Ok(store)
     }
 }
 
 impl Recovery<'_> {
-    async fn run(&self, checkpoint: Checkpoint, count: u64) -> Result<(BTreeMap<PlacementId, Shard>, u64), DiskError> {
+    async fn run(&self, checkpoint: Checkpoint, count: u64) -> Result<Recovered, DiskError> {
         let known: BTreeSet<u64> =
             checkpoint.shards.iter().flat_map(|shard| shard.slots.iter().map(|slot| slot.slot)).collect();
         let unknown: Vec<u64> = (0..count).filter(|slot| !known.contains(slot)).collect();
         let mut adopted: BTreeMap<PlacementId, Vec<Adopted>> = BTreeMap::new();
         let mut next_sequence = checkpoint.next_slot_sequence;
+        let mut orphans = Vec::new();
         let mut firsts =
             stream::iter(unknown.into_iter().map(|slot| self.first_record(slot))).buffer_unordered(SLOTS_AT_ONCE);
         while let Some(first) = firsts.next().await {
-            let Some(first) = first? else { continue };
+            let first = match first? {
+                First::Of(first) => first,
+                First::Free => continue,
+                First::Damaged(slot) => {
+                    orphans.push(slot);
+                    continue;
+                }
+            };
             if first.header.slot_sequence >= checkpoint.next_slot_sequence {
                 next_sequence = next_sequence.max(first.header.slot_sequence + 1);
                 adopted.entry(first.header.placement).or_default().push(first);
@@ -153,19 +191,19 @@ impl Recovery<'_> {
             }
         }
         drop(recovering);
-        Ok((shards, next_sequence))
+        Ok(Recovered { shards, next_sequence, orphans })
     }
 
-    async fn first_record(&self, slot: u64) -> Result<Option<Adopted>, DiskError> {
+    async fn first_record(&self, slot: u64) -> Result<First, DiskError> {
         let block = self.file.read_at(self.slot_start(slot), BLOCK).await?;
-        let adopted = match RecordHeader::decode(&block, self.store) {
-            Ok(header) => Some(Adopted { slot, torn: false, header }),
-            Err(_) => {
-                let name = RecordHeader::decode_name(&block, self.store).ok();
-                name.map(|header| Adopted { slot, torn: true, header })
-            }
-        };
-        Ok(adopted)
+        if let Ok(header) = RecordHeader::decode(&block, self.store) {
+            return Ok(First::Of(Adopted { slot, torn: false, header }));
+        }
+        if let Ok(header) = RecordHeader::decode_name(&block, self.store) {
+            return Ok(First::Of(Adopted { slot, torn: true, header }));
+        }
+        // A slot that was never taken is zero, one that was given back begins with its last owner's record.
+        Ok(if block.iter().all(|byte| *byte == 0) { First::Free } else { First::Damaged(slot) })
     }
 
     pub(super) fn slot_start(&self, slot: u64) -> u64 {
@@ -230,16 +268,20 @@ mod tests {
 
     const SLOT: u64 = 1 << 20;
 
-    /// What a shard of three slots answers to a fence after one byte of slot 1 has rotted at a
+    /// What a shard of three slots answers to a fence after the byte `at` of slot 1 has rotted at a
     /// moment when no checkpoint names it: (length, cut).
     fn fenced_after_rot(at: u64) -> (u64, bool) {
+        fenced_after_rot_in(1, at)
+    }
+
+    fn fenced_after_rot_in(slot: u64, at: u64) -> (u64, bool) {
         simulated(move |sim| async move {
             let platform = sim.node();
             let store = open(&platform).await;
             for step in 0..10 {
                 append(&platform, &store, 1, 1, step * 250_000, &pattern(step, 250_000)).await.expect("append");
             }
-            sim.rot(SLOT + at);
+            sim.rot((SLOT * slot).max(4096) + at);
             sim.crash();
             let platform = sim.node();
             let store = open(&platform).await;
@@ -261,6 +303,33 @@ mod tests {
         }
         // Rot of a payload below a later mark cuts nothing; the read reports it.
         assert_eq!(fenced_after_rot(4096 + 77), (2_500_000, false));
+    }
+
+    #[test]
+    fn shard_whose_first_or_last_slot_is_nobodys_any_more_is_cut() {
+        for at in [9, 20, 60] {
+            assert_eq!(fenced_after_rot_in(0, at), (0, true), "rot at {at} of the first slot's first block");
+            let (len, cut) = fenced_after_rot_in(2, at);
+            assert!(cut && len < 2 * SLOT, "rot at {at} of the last slot's first block: {len}, cut: {cut}");
+        }
+    }
+
+    #[test]
+    fn damaged_slot_is_told_of_once() {
+        simulated(|sim| async move {
+            let platform = sim.node();
+            let store = open(&platform).await;
+            append(&platform, &store, 1, 1, 0, &pattern(1, 9000)).await.expect("append");
+            sim.rot(4096 + 9);
+            sim.crash();
+            open(&sim.node()).await;
+            sim.crash();
+            let platform = sim.node();
+            let store = open(&platform).await;
+            append(&platform, &store, 2, 1, 0, &pattern(1, 9000)).await.expect("append");
+            let state = store.fence(target(2), Epoch(2), RequestId(1)).await.expect("fence");
+            assert_eq!((state.len, state.cut), (9000, false), "what came later has lost nothing");
+        });
     }
 
     #[test]

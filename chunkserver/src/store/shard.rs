@@ -73,7 +73,7 @@ pub struct Shard {
     pub index: ShardIndex,
     pub epoch: Epoch,
     pub sealed: bool,
-    /// It lost a tail at a restart; the length is "at least".
+    /// It lost a tail at a restart, or was not known when it was fenced; the length is "at least".
     pub cut: bool,
     /// A write failed, or a tail was cut and no fence came since: no appends.
     pub broken: bool,

@@ -106,8 +106,9 @@ async fn settle(recovery: &Recovery<'_>, mut tail: Tail<'_>) -> Result<(), DiskE
     tail.shard.set_recovered_len(len);
     if tail.bad {
         tracing::info!(placement = %tail.shard.placement, len, "a torn tail was cut");
-        tail.shard.cut = true;
-        tail.shard.broken = true;
+        // The mistake takes what it cut for never acknowledged.
+        tail.shard.cut = !tail.cut_at_rot;
+        tail.shard.broken = !tail.cut_at_rot;
     }
     if tail.rot > 0 {
         tail.shard.has_holes = true;

@@ -314,7 +314,9 @@ impl Store {
     }
 
     /// Stores a higher epoch durably, then answers the length; creates an absent shard, empty.
-    /// The same epoch again answers the same. The length covers every ack ever sent.
+    /// The same epoch again answers the same. The length covers every ack ever sent; of a shard that
+    /// it creates it says "at least" (`cut`), since a shard whose first record rotted is not known
+    /// any more.
     ///
     /// # Errors
     /// `Fenced` when a higher epoch is stored already.
@@ -327,7 +329,8 @@ impl Store {
             if state.is_deleted(target.placement) {
                 return Err(StoreError::NoShard);
             }
-            let fresh = Shard::new(target.chunk, target.placement, target.index, Epoch(0));
+            let mut fresh = Shard::new(target.chunk, target.placement, target.index, Epoch(0));
+            fresh.cut = true;
             let shard = state.shards.entry(target.placement).or_insert(fresh);
             if shard.chunk != target.chunk || shard.index != target.index {
                 return Err(StoreError::BadRequest("placement belongs to another chunk or shard"));

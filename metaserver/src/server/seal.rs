@@ -26,7 +26,7 @@ pub struct Answered {
     pub placement: u64,
     /// Its length, bytes.
     pub len: u64,
-    /// It lost a tail at a restart: the length is "at least".
+    /// It lost a tail at a restart, or was not known: the length is "at least".
     pub cut: bool,
 }
 

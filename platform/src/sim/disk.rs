@@ -19,6 +19,8 @@ use crate::sim::network::nanoseconds;
 use crate::sim::trace::digest;
 use crate::sim::world::Process;
 
+/// However slow, an operation ends so soon: a kernel gives one up, too (SCSI: 30 s).
+const LATENCY_MAX_NS: u64 = 8_000_000_000;
 /// How much longer a slow operation takes.
 const HICCUP_FACTOR: u64 = 50;
 
@@ -225,7 +227,7 @@ impl SimDisk {
         if world.faulty(self.process.host) && world.disk_random.chance(world.options.disk_slow) {
             latency = latency.saturating_mul(HICCUP_FACTOR);
         }
-        latency.saturating_mul(u64::from(self.device.faults.borrow().slow_by.max(1)))
+        latency.saturating_mul(u64::from(self.device.faults.borrow().slow_by.max(1))).min(LATENCY_MAX_NS)
     }
 
     async fn finish(&self, work: Work, len: usize) {
