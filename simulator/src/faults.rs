@@ -87,24 +87,8 @@ impl Faults {
         faults.every(rates.stall, Faults::stall);
         faults.every(rates.drain, Faults::drain);
         faults.start_metadata();
-        if let Some(mean) = rates.rot_open {
-            let this = faults.clone();
-            faults.spawn(async move {
-                while this.on.get() {
-                    this.wait(this.cluster.draw.wait(mean)).await;
-                    this.rot_open().await;
-                }
-            });
-        }
-        if let Some(mean) = rates.lose_disk {
-            let this = faults.clone();
-            faults.spawn(async move {
-                while this.on.get() {
-                    this.wait(this.cluster.draw.wait(mean)).await;
-                    this.lose_disk().await;
-                }
-            });
-        }
+        faults.one_after_the_other(rates.rot_open, async |this| this.rot_open().await);
+        faults.one_after_the_other(rates.lose_disk, async |this| this.lose_disk().await);
         faults
     }
 
@@ -145,6 +129,18 @@ impl Faults {
                 if !this.calm.get() {
                     inject(&this);
                 }
+            }
+        });
+    }
+
+    /// Like `every`, for what takes its time: the next one is drawn when the one before has ended.
+    fn one_after_the_other(self: &Rc<Faults>, mean: Option<Duration>, inject: impl AsyncFn(&Rc<Faults>) + 'static) {
+        let Some(mean) = mean else { return };
+        let this = self.clone();
+        self.spawn(async move {
+            while this.on.get() {
+                this.wait(this.cluster.draw.wait(mean)).await;
+                inject(&this).await;
             }
         });
     }

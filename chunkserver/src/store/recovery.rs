@@ -376,6 +376,37 @@ mod tests {
     }
 
     #[test]
+    fn power_cut_while_a_damaged_slot_is_put_away_loses_nothing_and_says_so() {
+        let (mut cut_in_the_middle, mut whole) = (0, 0);
+        for micros in (0..2000).step_by(20) {
+            let (in_time, len, cut) = simulated(move |sim| async move {
+                let platform = sim.node();
+                let store = open(&platform).await;
+                for step in 0..2 {
+                    append(&platform, &store, 1, 1, step * 750_000, &pattern(1, 750_000)).await.expect("append");
+                }
+                append(&platform, &store, 2, 1, 0, &pattern(2, 9000)).await.expect("append");
+                store.fence(target(2), Epoch(2), RequestId(1)).await.expect("fence");
+                store.seal(target(2), Epoch(2), 9000, RequestId(1)).await.expect("seal");
+                // The second slot of the first shard.
+                sim.rot(SLOT + 9);
+                sim.crash();
+                let platform = sim.node();
+                let in_time = platform.clock().timeout(Duration::from_micros(micros), open(&platform)).await.is_ok();
+                sim.crash();
+                let store = open(&sim.node()).await;
+                let read = store.read(target(2), 0, 9000).await.expect("sealed bytes");
+                assert_eq!(&read[..], &pattern(2, 9000)[..]);
+                let state = store.fence(target(1), Epoch(2), RequestId(1)).await.expect("fence");
+                (in_time, state.len, state.cut)
+            });
+            assert!(cut, "{len} bytes are answered as if they were all, after {micros} us");
+            *(if in_time { &mut whole } else { &mut cut_in_the_middle }) += 1;
+        }
+        assert!(cut_in_the_middle > 10 && whole > 10, "{cut_in_the_middle} cut, {whole} whole");
+    }
+
+    #[test]
     fn cut_is_remembered_over_restarts_until_the_fence() {
         simulated(|sim| async move {
             let platform = sim.node();

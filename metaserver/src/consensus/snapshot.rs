@@ -16,8 +16,9 @@ use crate::store::StoreFault;
 
 /// Bytes of a page of a snapshot.
 const PAGE_BYTES: usize = 512 << 10;
-/// How long a follower waits for a page, and how often it asks for it.
-const PAGE_WAIT: Duration = Duration::from_secs(2);
+/// How long a follower waits for a page, and how often it asks for it: less than what makes an
+/// offer quiet, and enough for a page over a line of a megabit a second.
+const PAGE_WAIT: Duration = Duration::from_secs(5);
 const PAGE_ASKS_MAX: usize = 3;
 /// An offer that no page follows for so long is made anew: its frame is lost, or its answer.
 const OFFER_QUIET: Duration = Duration::from_secs(8);

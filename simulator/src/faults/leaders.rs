@@ -19,10 +19,15 @@ impl Faults {
             "leader is cut off from the other metaservers",
             &format!("{leader} is cut off from the other metaservers"),
         );
-        for other in (0..METAS).map(|index| Node::Meta(index).name()).filter(|name| *name != leader) {
-            self.simulation().partition(&leader, &other, true);
-        }
+        self.cut_off(&leader);
         self.later(self.cluster.draw.millis(500, 5000), |this| this.simulation().heal_all());
+    }
+
+    /// Cuts a metaserver off from the others.
+    fn cut_off(&self, meta: &str) {
+        for other in (0..METAS).map(|index| Node::Meta(index).name()).filter(|name| name != meta) {
+            self.simulation().partition(meta, &other, true);
+        }
     }
 
     /// The leader is stopped and cut off from the other metaservers until these have another one, whom a new
@@ -32,9 +37,7 @@ impl Faults {
         self.spawn(async move {
             this.cluster.fault("leader is left behind", &format!("{leader} is stopped until there is another leader"));
             this.simulation().pause(&leader);
-            for other in (0..METAS).map(|index| Node::Meta(index).name()).filter(|name| *name != leader) {
-                this.simulation().partition(&leader, &other, true);
-            }
+            this.cut_off(&leader);
             let address = format!("{leader}:7000");
             for _ in 0..40 {
                 this.wait(Duration::from_millis(50)).await;
