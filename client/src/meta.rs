@@ -19,6 +19,8 @@ use thiserror::Error;
 use types::ids::{Partition, RequestId, StoreId};
 use types::redundancy::Redundancy;
 
+use crate::disks::Avoid;
+
 /// How long an operation tries before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a seal tries before it gives up.
@@ -278,7 +280,7 @@ impl MetaClient {
         partition: Partition,
         policy: Redundancy,
         reserve: bool,
-        avoid: Vec<u64>,
+        avoid: Avoid,
     ) -> Result<Vec<ChunkEntry>, MetaError> {
         let deadline = self.platform().clock().now() + PATIENCE;
         loop {
@@ -290,7 +292,8 @@ impl MetaClient {
                 sequence: ticket.sequence,
                 floor: self.floor().min(ticket.sequence - 1),
                 partition: u32::from(partition.0),
-                avoid: avoid.clone(),
+                avoid: avoid.failed.clone(),
+                slow: avoid.slow.clone(),
                 reserve,
             };
             match self.ask(self.0.peers.new_request(), &Request::Grant(ask)).await {

@@ -795,6 +795,9 @@ pub struct GrantRequest {
     /// Disks the writer has just failed on.
     #[prost(uint64, repeated, tag = "7")]
     pub avoid: Vec<u64>,
+    /// Disks the writer finds slow: taken only if the others are too few.
+    #[prost(uint64, repeated, tag = "9")]
+    pub slow: Vec<u64>,
     /// For what frees space: nearly full disks are taken too.
     #[prost(bool, tag = "8")]
     pub reserve: bool,

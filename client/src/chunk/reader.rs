@@ -19,6 +19,7 @@ use super::cache::Cache;
 use super::layout::{ColumnRun, column_runs, scatter};
 use super::shards::Shards;
 use super::writer::ChunkWriter;
+use crate::disks::DiskMap;
 use crate::meta::{MetaClient, MetaError};
 
 /// The most logical bytes of one read.
@@ -104,6 +105,11 @@ impl ChunkReader {
         while layouts.len() > LAYOUTS_MAX {
             layouts.pop_first();
         }
+    }
+
+    /// The disks as seen here.
+    pub fn disks(&self) -> &DiskMap {
+        self.0.shards.disks()
     }
 
     /// Reads that had to be reconstructed, and reads that were hedged, since the start.

@@ -359,7 +359,7 @@ impl MetaServer {
         let mut chunks = Vec::new();
         for _ in 0..count {
             let candidates = self.candidates_with(&ask.avoid, space_min)?;
-            let planned = placement::plan(policy, &candidates).or_else(|| {
+            let planned = placement::plan_around(&ask.slow, policy, &candidates).or_else(|| {
                 // Better on a disk that failed a moment ago than nowhere.
                 self.candidates_with(&[], space_min).ok().and_then(|all| placement::plan(policy, &all))
             });
