@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use platform::clock::Instant;
-use proto::meta::{Ask, AskAll};
+use proto::query::{Ask, AskAll};
 use types::ids::StoreId;
 
 use crate::meta::{MetaClient, MetaError};

@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::Platform;
 use proto::meta::{
-    Ask, Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, Job,
-    LeaseJobRequest, Outcome, Query, RegisterSession, SealRequest, View, refusal,
+    Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, Job,
+    LeaseJobRequest, Outcome, RegisterSession, SealRequest, refusal,
 };
+use proto::query::{Ask, Query, View};
 use proto::rows::RedundancyRow;
 use proto::service::{Answer, Failure, Request, class, code};
 use rpc::call::{CallError, Reply};

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use chunkserver::store::Store;
 use client::meta::MetaClient;
 use client::object::Objects;
-use proto::meta::{Ask, AskAll, DiskEntry, difference};
+use proto::meta::difference;
+use proto::query::{Ask, AskAll, DiskEntry};
 use serde_json::{Value, json};
 use types::ids::{ChunkId, PlacementId};
 

@@ -97,7 +97,7 @@ struct Inner {
     compacting: RefCell<BTreeMap<u64, platform::clock::Instant>>,
     /// How often a domain was chosen: spreads new chunks evenly.
     chosen: RefCell<BTreeMap<u64, u64>>,
-    status: RefCell<Option<(platform::clock::Instant, proto::meta::StatusView)>>,
+    status: RefCell<Option<(platform::clock::Instant, proto::query::StatusView)>>,
     repaired: Cell<u64>,
     disk: Disk,
     /// The disk of log and state is nearly full: only what frees space is taken.
