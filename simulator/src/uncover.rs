@@ -66,6 +66,7 @@ pub fn uncover(shape: &mut Shape, bug: PlantedBug) {
             rates.partition = often(6);
             shape.times.session_silent = Duration::from_secs(4);
             shape.inline_max = 0;
+            work.think /= 3;
         }
         PlantedBug::ReclaimOfLiveSession => {
             rates.seal = often(1);

@@ -259,7 +259,11 @@ fn shard_of(entry: &ShardEntry) -> Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+    use std::time::Duration;
+
     use platform::fault::DiskFault;
+    use platform::sim::{SimOptions, Simulation};
     use proto::chunk::Census;
     use types::ids::{Epoch, RequestId};
 
@@ -312,6 +316,45 @@ mod tests {
             let (len, cut) = fenced_after_rot_in(2, at);
             assert!(cut && len < 2 * SLOT, "rot at {at} of the last slot's first block: {len}, cut: {cut}");
         }
+    }
+
+    #[test]
+    fn fence_that_survives_a_power_cut_does_not_vouch_for_appends_that_were_torn_by_it() {
+        let mut torn = 0;
+        for seed in 0..200 {
+            let slow = Duration::from_millis(50);
+            let options = SimOptions { disk_flush: (slow, slow), ..SimOptions::default() };
+            let simulation = Rc::new(Simulation::new(seed, options));
+            simulation.set_faults(false);
+            let sim = Rc::clone(&simulation);
+            let run = async move {
+                let platform = sim.node("n");
+                let store = open(&platform).await;
+                append(&platform, &store, 1, 1, 0, &pattern(1, 5000)).await.expect("append");
+                // Both are written, neither is flushed.
+                let more = pattern(2, 20_000);
+                let fencing = async {
+                    platform.clock().sleep(Duration::from_millis(1)).await;
+                    store.fence(target(1), Epoch(2), RequestId(1)).await
+                };
+                let writing = futures_util::future::join(append(&platform, &store, 1, 1, 5000, &more), fencing);
+                assert!(platform.clock().timeout(Duration::from_millis(20), writing).await.is_err());
+                sim.crash("n");
+                let platform = sim.node("n");
+                let store = open(&platform).await;
+                let state = store.fence(target(1), Epoch(3), RequestId(1)).await.expect("fence");
+                assert!(state.len >= 5000, "what was acknowledged is there");
+                let read = store.read(target(1), 0, state.len as usize).await;
+                assert!(
+                    read.is_ok(),
+                    "seed {seed}: {} bytes are answered, and they cannot be read: {read:?}",
+                    state.len
+                );
+                state.len == 5000
+            };
+            torn += u32::from(simulation.run(run, Duration::from_secs(60)).expect("story ends"));
+        }
+        assert!(torn > 20 && torn < 180, "{torn} of 200 were torn");
     }
 
     #[test]

@@ -214,7 +214,10 @@ impl Tail<'_> {
                 // What lies beyond the length of a fence was cut before it.
                 self.found.retain(|record| record.offset < header.offset);
                 self.len = header.offset;
-                self.mark = self.mark.max(header.offset);
+                // A seal is written when what it fixes is durable; a fence beside appends that are still on
+                // their way, and a power cut may leave it and tear them.
+                let vouched = if header.kind == RecordKind::Seal { header.offset } else { header.durable_len };
+                self.mark = self.mark.max(vouched);
                 self.bad = false;
                 // The fence began a new life.
                 self.shard.broken = false;
