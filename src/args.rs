@@ -45,6 +45,8 @@ pub enum Command {
     /// Ask whether disks or nodes can be removed at once, now, without losing data or the metadata's
     /// majority; ends with 1 if not
     SafeToRemove(SafeArgs),
+    /// Estimate how likely the cluster as it stands loses data within a year
+    Durability(DurabilityArgs),
     /// Look after a cluster of several processes
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -236,6 +238,29 @@ pub struct SafeArgs {
     /// `disk ID` or `node NAME`, as many as shall go together
     #[arg(required = true, num_args = 2.., value_name = "KIND NAME")]
     pub what: Vec<String>,
+    /// Where the server is.
+    #[command(flatten)]
+    pub access: Access,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// `bixi durability`.
+#[derive(Args, Clone, Debug)]
+pub struct DurabilityArgs {
+    /// Disks that fail for good in a year, of a hundred
+    #[arg(long, default_value_t = 2.0, value_name = "PERCENT")]
+    pub disk_failures_percent: f64,
+    /// Nodes that are gone for good in a year, of a hundred
+    #[arg(long, default_value_t = 0.5, value_name = "PERCENT")]
+    pub node_failures_percent: f64,
+    /// What one node rebuilds in a second
+    #[arg(long, default_value_t = 64.0, value_name = "MIB")]
+    pub repair_mib_per_s: f64,
+    /// From a failure to the beginning of the repair
+    #[arg(long, default_value_t = 10.0, value_name = "MINUTES")]
+    pub notice_minutes: f64,
     /// Where the server is.
     #[command(flatten)]
     pub access: Access,

@@ -532,7 +532,7 @@ async fn serve_doors(
     let (meta, clock) = (meta.clone(), platform.clock().clone());
     platform.tasks().spawn(async move {
         loop {
-            let heard = meta.query(proto::meta::Ask::Disks(proto::meta::AskAll {})).await;
+            let heard = meta.query(proto::query::Ask::Disks(proto::query::AskAll {})).await;
             let alive = heard.map_or(0, |view| view.disks.iter().filter(|disk| disk.alive).count());
             if alive >= stored.shards().min(stored.needed() + stored.parity()) {
                 ready.set(true);

@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use platform::clock::Instant;
-use proto::meta::{Ask, AskAll};
+use proto::query::{Ask, AskAll};
 use types::ids::StoreId;
 
 use crate::meta::{MetaClient, MetaError};
+use crate::speeds::Speeds;
 
 /// How long a disk that failed is avoided.
 const AVOID: Duration = Duration::from_secs(5);
@@ -26,9 +27,20 @@ struct Inner {
     meta: MetaClient,
     places: RefCell<BTreeMap<u64, Place>>,
     failed: RefCell<BTreeMap<u64, Instant>>,
+    speeds: RefCell<Speeds>,
+    demoted: Cell<u64>,
     fetched: Cell<Instant>,
     /// Somebody is fetching it behind the others' backs.
     looking: Cell<bool>,
+}
+
+/// Disks that new chunks should not lie on.
+#[derive(Clone, Debug, Default)]
+pub struct Avoid {
+    /// They failed a moment ago.
+    pub failed: Vec<u64>,
+    /// They are much slower than the others.
+    pub slow: Vec<u64>,
 }
 
 /// The disks as this process sees them. Cheap to clone.
@@ -42,6 +54,8 @@ impl DiskMap {
             meta,
             places: RefCell::new(BTreeMap::new()),
             failed: RefCell::new(BTreeMap::new()),
+            speeds: RefCell::default(),
+            demoted: Cell::new(0),
             fetched: Cell::new(Instant(0)),
             looking: Cell::new(false),
         }))
@@ -122,8 +136,35 @@ impl DiskMap {
         self.is_suspect(disk) && self.0.failed.borrow().get(&disk).is_some_and(|at| *at > moment)
     }
 
-    /// Disks to avoid in new grants.
-    pub fn suspects(&self) -> Vec<u64> {
-        self.0.failed.borrow().keys().copied().filter(|disk| self.is_suspect(*disk)).collect()
+    /// An append to this disk took so long.
+    pub fn note_append(&self, disk: u64, took: Duration) {
+        let now = self.0.meta.platform().clock().now();
+        if let Some(slow) = self.0.speeds.borrow_mut().note(disk, took, now) {
+            self.0.demoted.set(self.0.demoted.get() + 1);
+            tracing::warn!(
+                disk,
+                usual_ms = slow.usual.as_millis() as u64,
+                others_ms = slow.others.as_secs_f64() * 1000.0,
+                rest_s = slow.rest.as_secs(),
+                "disk is slow, new chunks are written elsewhere"
+            );
+        }
+    }
+
+    /// Whether this disk is much slower than the others and let alone for that.
+    pub fn is_slow(&self, disk: u64) -> bool {
+        self.0.speeds.borrow().is_slow(disk, self.0.meta.platform().clock().now())
+    }
+
+    /// How often a disk was found to be slow since the start.
+    pub fn demoted(&self) -> u64 {
+        self.0.demoted.get()
+    }
+
+    /// What new chunks should not lie on.
+    pub fn avoid(&self) -> Avoid {
+        let now = self.0.meta.platform().clock().now();
+        let failed = self.0.failed.borrow().keys().copied().filter(|disk| self.is_suspect(*disk)).collect();
+        Avoid { failed, slow: self.0.speeds.borrow().slow(now).collect() }
     }
 }

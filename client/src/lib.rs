@@ -13,3 +13,4 @@ pub mod chunk;
 pub mod disks;
 pub mod meta;
 pub mod object;
+mod speeds;

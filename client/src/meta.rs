@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::Platform;
 use proto::meta::{
-    Ask, Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, Job,
-    LeaseJobRequest, Outcome, Query, RegisterSession, SealRequest, View, refusal,
+    Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, Job,
+    LeaseJobRequest, Outcome, RegisterSession, SealRequest, refusal,
 };
+use proto::query::{Ask, Query, View};
 use proto::rows::RedundancyRow;
 use proto::service::{Answer, Failure, Request, class, code};
 use rpc::call::{CallError, Reply};
@@ -18,6 +19,8 @@ use rpc::peers::Peers;
 use thiserror::Error;
 use types::ids::{Partition, RequestId, StoreId};
 use types::redundancy::Redundancy;
+
+use crate::disks::Avoid;
 
 /// How long an operation tries before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -278,7 +281,7 @@ impl MetaClient {
         partition: Partition,
         policy: Redundancy,
         reserve: bool,
-        avoid: Vec<u64>,
+        avoid: Avoid,
     ) -> Result<Vec<ChunkEntry>, MetaError> {
         let deadline = self.platform().clock().now() + PATIENCE;
         loop {
@@ -290,7 +293,8 @@ impl MetaClient {
                 sequence: ticket.sequence,
                 floor: self.floor().min(ticket.sequence - 1),
                 partition: u32::from(partition.0),
-                avoid: avoid.clone(),
+                avoid: avoid.failed.clone(),
+                slow: avoid.slow.clone(),
                 reserve,
             };
             match self.ask(self.0.peers.new_request(), &Request::Grant(ask)).await {

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod log_record;
 pub mod members;
 pub mod meta;
+pub mod query;
 pub mod record;
 pub mod roles;
 pub mod rows;

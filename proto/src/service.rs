@@ -4,7 +4,7 @@
 use prost::bytes::Bytes;
 use prost::{Message, Oneof};
 
-use crate::{chunk, meta};
+use crate::{chunk, meta, query};
 
 /// What is asked.
 #[allow(clippy::large_enum_variant, reason = "prost's oneof cannot hold boxes; one lives per call")]
@@ -33,7 +33,7 @@ pub enum Request {
     Propose(meta::Command),
     /// To the leader: a linearizable read.
     #[prost(message, tag = "21")]
-    Query(meta::Query),
+    Query(query::Query),
     /// To the leader: a disk says it lives.
     #[prost(message, tag = "22")]
     Heartbeat(meta::Heartbeat),
@@ -116,7 +116,7 @@ pub enum Answer {
     #[prost(message, tag = "20")]
     Outcome(meta::Outcome),
     #[prost(message, tag = "21")]
-    View(meta::View),
+    View(query::View),
     #[prost(message, tag = "22")]
     HeartbeatAck(meta::HeartbeatAck),
     #[prost(message, tag = "23")]

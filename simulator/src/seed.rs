@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use platform::planted::PlantedBug;
 use platform::sim::Simulation;
-use proto::meta::{Ask, AskAll, Body};
+use proto::meta::Body;
+use proto::query::{Ask, AskAll};
 
 use crate::checkers::{Checker, Violation};
 use crate::cluster::{Cluster, Node};

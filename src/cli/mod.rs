@@ -7,7 +7,7 @@
 // A person's files and environment are what a command works on; no cluster's decisions hang on them.
 #![allow(clippy::disallowed_methods)]
 
-pub mod failure;
+mod failure;
 pub mod output;
 
 pub mod credentials;
@@ -15,6 +15,7 @@ pub mod session;
 
 pub mod bucket;
 pub mod disk;
+pub mod durability;
 pub mod fsck;
 pub mod key;
 pub mod node;
@@ -84,6 +85,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Node(_) => Err(Failure::usage("say what to do: bixi node list|drain|undrain")),
         Command::Disk(command) => with_platform(|platform| disk::run(platform, command)),
         Command::Plan(args) => with_platform(|platform| plan::run(platform, args)),
+        Command::Durability(args) => with_platform(|platform| durability::run(platform, args)),
         Command::SafeToRemove(args) => with_platform(|platform| safety::run(platform, args)),
         Command::Status(args) => with_platform(|platform| status::run(platform, args)),
         Command::Fsck(args) => with_platform(|platform| fsck::run(platform, args)),

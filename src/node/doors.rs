@@ -13,7 +13,7 @@ use client::meta::MetaClient;
 use client::object::{ObjectConfig, Objects};
 use platform::Platform;
 use platform::net::Listener;
-use proto::meta::{Ask, AskAll};
+use proto::query::{Ask, AskAll};
 use proto::rows::ClusterRow;
 use s3_gateway::admin::AdminHooks;
 use types::redundancy::Redundancy;

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use client::meta::{MetaClient, MetaError};
 use metaserver::server::MetaServer;
 use platform::Platform;
-use proto::meta::{Ask, AskAll};
+use proto::query::{Ask, AskAll};
 use rpc::peers::Peers;
 
 use super::identity::{self, Home};

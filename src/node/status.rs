@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use chunkserver::store::Store;
 use client::meta::MetaClient;
 use client::object::Objects;
-use proto::meta::{Ask, AskAll, DiskEntry, difference};
+use proto::meta::difference;
+use proto::query::{Ask, AskAll, DiskEntry};
 use serde_json::{Value, json};
 use types::ids::{ChunkId, PlacementId};
 
@@ -151,6 +152,12 @@ pub fn metrics(objects: &Objects, stores: &[Store]) -> String {
     let sum = |of: &dyn Fn(&Store) -> u64| stores.iter().map(of).sum::<u64>();
     let rows = [
         ("bixi_reads_reconstructed_total", "counter", "Reads that needed reconstruction.", reconstructed),
+        (
+            "bixi_disks_found_slow_total",
+            "counter",
+            "Times a disk was found to be much slower than others.",
+            objects.reader().disks().demoted(),
+        ),
         ("bixi_reads_hedged_total", "counter", "Reads sent to a second shard.", hedged),
         ("bixi_cache_hits_total", "counter", "Pieces served from memory.", hits),
         ("bixi_cache_misses_total", "counter", "Pieces read from disks.", misses),

@@ -346,3 +346,21 @@ def test_a_node_of_a_cluster_is_drained_and_can_go(tmp_path):
         check(cluster, load.acked)
     finally:
         cluster.stop()
+
+
+def test_durability_goes_by_the_map_as_it_is(server):
+    def nines(*words) -> dict:
+        return json.loads(server.command("durability", *words, "--output", "json").stdout)
+
+    assert nines()["nines"] is None, "nothing is stored"
+    load = Load(server)
+    load.more(60)
+    load.end()
+    usual, worse = nines(), nines("--disk-failures-percent", "20")
+    assert usual["chunks"] > 0 and usual["disks"]["count"] == len(server.dirs)
+    assert usual["nines"] > worse["nines"] > 0, (usual, worse)
+    # One node holds it all.
+    assert usual["nodes"]["survives"] == 0
+    told = server.command("durability").stdout.decode()
+    assert f"{usual['nines']:.1f} nines" in told, told
+    assert server.command("durability", "--disk-failures-percent", "many").returncode == 2

@@ -90,3 +90,39 @@ def test_a_disk_that_answers_nothing_is_not_noticed_by_clients(stack, disk):
     assert load.errors == [], f"{len(load.errors)} errors, as {load.errors[:3]}"
     assert ledger.promises().check(client) > 0
     restarted(server, ledger)
+
+
+SLOW_MS = 200
+
+
+@pytest.mark.parametrize("redundancy", variants(["copies:3"], ["ec:2+1"]))
+def test_a_slow_disk_is_left_out_of_new_chunks(stack):
+    devices, server = stack
+    ledger = Ledger()
+    client = server.client(read_timeout=60)
+    client.create_bucket(Bucket="slow")
+
+    def put(number) -> float:
+        began = time.monotonic()
+        client.put_object(Bucket="slow", Key=str(number), Body=b"x" * 20_000)
+        return time.monotonic() - began
+
+    with Load(client, ledger, writers=2, readers=1) as load:
+        load.run_for_steps(STEPS)
+        devices.delay(3, SLOW_MS)
+        began = time.monotonic()
+        wait_for("the disk is found to be slow", lambda: server.metrics()["bixi_disks_found_slow_total"] > 0)
+        found = time.monotonic() - began
+    # It is tried again after 15 seconds, and these puts take less.
+    took = sorted(put(number) for number in range(40))
+    slow = [one for one in took if one >= SLOW_MS / 1000]
+    print(f"{redundancy_of(server)}: found after {found:.1f} s; then 40 puts: median {took[20] * 1000:.0f} ms, slowest {took[-1] * 1000:.0f} ms")
+    assert found < 10
+    assert len(slow) <= 4, f"writes still wait for the slow disk: {took}"
+    assert load.errors == []
+    devices.delay(3, 0)
+    assert ledger.promises().check(client) > 0
+
+
+def redundancy_of(server: Server) -> str:
+    return server.extra[server.extra.index("--redundancy") + 1]

@@ -242,4 +242,6 @@ impl Inner {
 }
 
 #[cfg(test)]
+mod flips;
+#[cfg(test)]
 mod tests;

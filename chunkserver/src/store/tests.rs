@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::Platform;
 use platform::fault::DiskFault;
-use platform::sim::{SimOptions, Simulation};
+use platform::sim::{DiskImage, SimOptions, Simulation};
 use types::ids::{ChunkId, Epoch, PlacementId, RequestId, ShardIndex, StoreId};
 
 use super::config::StoreConfig;
@@ -64,6 +64,15 @@ impl Simulation2 {
     }
     pub(super) fn fault(&self, fault: DiskFault) {
         self.0.disk_fault("n", "/d", fault);
+    }
+    pub(super) fn image(&self) -> DiskImage {
+        self.0.disk_image("n", "/d")
+    }
+    pub(super) fn restore(&self, image: &DiskImage) {
+        self.0.restore_disk("n", "/d", image);
+    }
+    pub(super) fn files(&self) -> Vec<(String, u64)> {
+        self.0.disk_files("n", "/d")
     }
     pub(super) fn rot(&self, offset: u64) {
         self.fault(DiskFault::RotBit { file: "data".into(), offset, bit: 3 });

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use platform::buffer::Buffer;
-use proto::meta::{Ask, AskBlob, AskChunks, ChunkEntry};
+use proto::meta::ChunkEntry;
+use proto::query::{Ask, AskBlob, AskChunks};
 use proto::rows::{BlobRow, ChunkRow, ShardRow};
 use thiserror::Error;
 use types::ids::{ChunkId, Partition};
@@ -19,6 +20,7 @@ use super::cache::Cache;
 use super::layout::{ColumnRun, column_runs, scatter};
 use super::shards::Shards;
 use super::writer::ChunkWriter;
+use crate::disks::DiskMap;
 use crate::meta::{MetaClient, MetaError};
 
 /// The most logical bytes of one read.
@@ -104,6 +106,11 @@ impl ChunkReader {
         while layouts.len() > LAYOUTS_MAX {
             layouts.pop_first();
         }
+    }
+
+    /// The disks as seen here.
+    pub fn disks(&self) -> &DiskMap {
+        self.0.shards.disks()
     }
 
     /// Reads that had to be reconstructed, and reads that were hedged, since the start.

@@ -86,8 +86,13 @@ impl Shards {
     ) -> Result<ShardState, CallError> {
         let name = ShardName { placement: shard.placement, chunk, index: shard.index };
         let body = Request::Append(Append { shard: name, epoch, offset, reserve });
+        let clock = self.peers.platform().clock();
+        let began = clock.now();
         match self.call(shard.disk, request, body, payload, APPEND_TIMEOUT).await?.answer {
-            Answer::Shard(state) => Ok(state),
+            Answer::Shard(state) => {
+                self.disks.note_append(shard.disk, clock.now().saturating_since(began));
+                Ok(state)
+            }
             _ => Err(CallError::Confused { address: format!("disk {}", shard.disk) }),
         }
     }

@@ -38,6 +38,10 @@ use crate::meta::{MetaClient, MetaError};
 pub const APPEND_MAX: usize = 1 << 20;
 /// How long an append tries before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Chunks that an append gives up without a rest between them.
+const GIVEN_UP_AT_ONCE: u32 = 2;
+/// The first rest; each is twice the one before, up to 64 times this.
+const REST_MIN: Duration = Duration::from_millis(4);
 
 /// Why bytes could not be stored.
 #[derive(Debug, Error, Clone)]
@@ -71,6 +75,8 @@ struct OpenChunk {
     cell: usize,
     capacity: u64,
     shards: Vec<ShardRow>,
+    /// Disks that were known to be slow when it was granted.
+    slow: Vec<u64>,
     /// When it was granted: what failed before was known to the planner.
     granted: platform::clock::Instant,
     /// Logical bytes handed out.
@@ -174,6 +180,7 @@ impl ChunkWriter {
         let deadline = clock.now() + PATIENCE;
         let line = self.line(partition, policy);
         let mut columns: Option<(usize, Vec<Bytes>)> = None;
+        let mut given_up = 0u32;
         loop {
             let open = self.chunk_with_room(&line, data.len() as u64).await?;
             if columns.as_ref().is_none_or(|(cell, _)| *cell != open.cell) {
@@ -197,6 +204,12 @@ impl ChunkWriter {
             if clock.now() >= deadline {
                 return Err(WriteError::Unavailable(why));
             }
+            // One disk that fails costs a chunk or two; in an outage every try would cost one more.
+            if given_up >= GIVEN_UP_AT_ONCE {
+                let doublings = (given_up - GIVEN_UP_AT_ONCE).min(6);
+                clock.sleep(REST_MIN * (1 << doublings)).await;
+            }
+            given_up += 1;
         }
     }
 
@@ -302,6 +315,12 @@ impl ChunkWriter {
             let usable = |open: &Rc<OpenChunk>| {
                 let suspect = open.used.get() == 0
                     && open.shards.iter().any(|shard| self.0.shards.disks().failed_since(shard.disk, open.granted));
+                // Not given up: what is under way in it is waited for, what comes goes to another one.
+                let slowed = open
+                    .shards
+                    .iter()
+                    .any(|shard| self.0.shards.disks().is_slow(shard.disk) && !open.slow.contains(&shard.disk));
+                let suspect = suspect || slowed;
                 !open.broken.get() && open.session == session && open.used.get() + len <= open.capacity && !suspect
             };
             {
@@ -348,7 +367,8 @@ impl ChunkWriter {
         let (this, line) = (self.clone(), Rc::clone(line));
         self.platform().tasks().spawn(carried(async move {
             let session = this.0.meta.register().await;
-            let avoid = this.0.shards.disks().suspects();
+            let avoid = this.0.shards.disks().avoid();
+            let slow = avoid.slow.clone();
             let granted = match session {
                 Ok(_) => this.0.meta.grant(line.partition, line.policy, this.0.reserve, avoid).await,
                 Err(error) => Err(error),
@@ -356,7 +376,7 @@ impl ChunkWriter {
             line.grants.set(line.grants.get() + 1);
             match granted {
                 Ok(chunks) => {
-                    let opened = chunks.into_iter().map(|entry| Rc::new(this.open(entry)));
+                    let opened = chunks.into_iter().map(|entry| Rc::new(this.open(entry, &slow)));
                     line.ahead.borrow_mut().extend(opened);
                 }
                 Err(error) => *line.failure.borrow_mut() = Some((line.grants.get(), error)),
@@ -366,13 +386,15 @@ impl ChunkWriter {
         }));
     }
 
-    fn open(&self, entry: ChunkEntry) -> OpenChunk {
+    /// `slow` = disks that it was known with: it may lie on them, for lack of others.
+    fn open(&self, entry: ChunkEntry, slow: &[u64]) -> OpenChunk {
         OpenChunk {
             chunk: entry.chunk,
             epoch: entry.row.epoch,
             session: entry.row.session,
             cell: entry.row.cell_size.max(1) as usize,
             capacity: entry.row.capacity,
+            slow: slow.to_vec(),
             shards: entry.row.shards,
             granted: self.platform().clock().now(),
             used: Cell::new(0),

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use crypto::hash::hmac_sha256;
 use crypto::keys::{make_access_key, make_secret_key};
 use crypto::secret::Secret;
-use proto::meta::{Ask, AskAccessKey, AskAll, Body as CommandBody, DeleteAccessKey, PutAccessKey};
+use proto::meta::{Body as CommandBody, DeleteAccessKey, PutAccessKey};
+use proto::query::{Ask, AskAccessKey, AskAll};
 use proto::rows::AccessKeyRow;
 use types::ids::Partition;
 

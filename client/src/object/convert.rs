@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use proto::meta::{Conditions, ListedObject, ListedPart, ListedUpload, refusal};
+use proto::meta::{Conditions, refusal};
+use proto::query::{ListedObject, ListedPart, ListedUpload};
 use proto::rows::{BucketRow, MetaRow, Pair};
 
 use super::api::{BucketInfo, ObjectError, ObjectMeta, ObjectSummary, PartInfo, UploadInfo, WriteConditions};

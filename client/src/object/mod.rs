@@ -18,10 +18,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use platform::clock::Instant;
-use proto::meta::{
-    Ask, AskAll, AskBucket, AskObject, AskObjects, Body as CommandBody, CreateBucket, DeleteBucket, DeleteObject,
-    PutObject,
-};
+use proto::meta::{Body as CommandBody, CreateBucket, DeleteBucket, DeleteObject, PutObject};
+use proto::query::{Ask, AskAll, AskBucket, AskObject, AskObjects};
 use proto::rows::{ClusterRow, ObjectRow};
 use types::checksum::crc32;
 use types::ids::Partition;

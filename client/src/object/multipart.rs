@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use proto::meta::{
-    AbortUpload, Ask, AskParts, AskUploads, Body as CommandBody, CompleteUpload, CreateUpload, ListedPart,
-    ListedUpload, NamedPart, PutPart,
-};
+use proto::meta::{AbortUpload, Body as CommandBody, CompleteUpload, CreateUpload, NamedPart, PutPart};
+use proto::query::{Ask, AskParts, AskUploads, ListedPart, ListedUpload};
 use types::names::ObjectKey;
 
 use super::api::{

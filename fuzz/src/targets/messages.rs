@@ -1,7 +1,8 @@
 //! Protobuf messages: any bytes are refused or read; what is read has one stable encoding.
 
 use proto::checkpoint::{Checkpoint, ShardEntry, SlotEntry};
-use proto::meta::{Command, Heartbeat, HeartbeatAck, Job, MetaState, Outcome, Query, View};
+use proto::meta::{Command, Heartbeat, HeartbeatAck, Job, MetaState, Outcome};
+use proto::query::{Query, View};
 use proto::rows::{
     AccessKeyRow, BlobRow, BucketRow, ChunkRow, ClusterRow, CounterRow, DeleteRow, DiskRow, ObjectRow, OutcomeRow,
     PartRow, SessionRow, UploadRow,

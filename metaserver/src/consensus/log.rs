@@ -380,4 +380,6 @@ async fn write_ahead(platform: &Platform, disk: &Disk, len: u64) -> Result<(), D
 }
 
 #[cfg(test)]
+mod flips;
+#[cfg(test)]
 mod tests;

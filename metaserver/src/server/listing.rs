@@ -1,7 +1,7 @@
 //! Listings: range scans that roll keys up to common prefixes by jumping over them.
 
 use proto::keys;
-use proto::meta::{AskObjects, AskUploads, ListedObject, ListedUpload, View};
+use proto::query::{AskObjects, AskUploads, ListedObject, ListedUpload, View};
 use proto::rows::{ObjectGlance, UploadRow};
 use types::ids::Partition;
 

@@ -97,7 +97,7 @@ struct Inner {
     compacting: RefCell<BTreeMap<u64, platform::clock::Instant>>,
     /// How often a domain was chosen: spreads new chunks evenly.
     chosen: RefCell<BTreeMap<u64, u64>>,
-    status: RefCell<Option<(platform::clock::Instant, proto::meta::StatusView)>>,
+    status: RefCell<Option<(platform::clock::Instant, proto::query::StatusView)>>,
     repaired: Cell<u64>,
     disk: Disk,
     /// The disk of log and state is nearly full: only what frees space is taken.
@@ -359,7 +359,7 @@ impl MetaServer {
         let mut chunks = Vec::new();
         for _ in 0..count {
             let candidates = self.candidates_with(&ask.avoid, space_min)?;
-            let planned = placement::plan(policy, &candidates).or_else(|| {
+            let planned = placement::plan_around(&ask.slow, policy, &candidates).or_else(|| {
                 // Better on a disk that failed a moment ago than nowhere.
                 self.candidates_with(&[], space_min).ok().and_then(|all| placement::plan(policy, &all))
             });

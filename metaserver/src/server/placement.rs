@@ -31,6 +31,40 @@ pub fn plan(policy: Redundancy, candidates: &[Candidate]) -> Option<Vec<u64>> {
     plan_some(policy, policy.shards(), &BTreeMap::new(), candidates)
 }
 
+/// Like [`plan`], without the disks in `slow` if that crowds no disk, domain, rack or zone more than with them.
+pub fn plan_around(slow: &[u64], policy: Redundancy, candidates: &[Candidate]) -> Option<Vec<u64>> {
+    let all = plan(policy, candidates);
+    if slow.is_empty() {
+        return all;
+    }
+    let quick: Vec<Candidate> =
+        candidates.iter().filter(|candidate| !slow.contains(&candidate.disk)).cloned().collect();
+    let around = plan(policy, &quick).filter(|around| {
+        let Some(all) = &all else { return true };
+        let (around, all) = (crowding(candidates, around), crowding(candidates, all));
+        around.iter().zip(all).all(|(around, all)| *around <= all)
+    });
+    around.or(all)
+}
+
+/// The most shards in one group of each width, and on one disk.
+fn crowding(candidates: &[Candidate], disks: &[u64]) -> [usize; WIDTHS_MAX + 1] {
+    let mut most = [0; WIDTHS_MAX + 1];
+    let mut counts: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+    let mut per_disk: BTreeMap<u64, usize> = BTreeMap::new();
+    for candidate in disks.iter().filter_map(|disk| candidates.iter().find(|candidate| candidate.disk == *disk)) {
+        for width in 0..WIDTHS_MAX {
+            let count = counts.entry((width, group(&candidate.domain, width))).or_insert(0);
+            *count += 1;
+            most[width] = most[width].max(*count);
+        }
+        let count = per_disk.entry(candidate.disk).or_insert(0);
+        *count += 1;
+        most[WIDTHS_MAX] = most[WIDTHS_MAX].max(*count);
+    }
+    most
+}
+
 /// Disks for `count` shards of a chunk that already has shards in `used` domains. If the bounds of
 /// racks and zones cannot be kept (their other disks are full), they give way.
 pub fn plan_some(
@@ -261,6 +295,21 @@ mod tests {
             }
         }
         assert!(tried > 4000, "{tried}");
+    }
+
+    #[test]
+    fn slow_disk_is_left_out_only_if_that_crowds_nothing() {
+        let map = |count: u64| -> Vec<Candidate> {
+            let candidate = |disk| Candidate { disk, domain: format!("host-{disk}"), weight: 0, draw: disk };
+            (0..count).map(candidate).collect()
+        };
+        let ec = Redundancy::Erasure { data: 4, parity: 2 };
+        let seven = plan_around(&[3], ec, &map(7)).expect("a plan");
+        assert!(!seven.contains(&3), "{seven:?}");
+        let six = plan_around(&[3], ec, &map(6)).expect("a plan");
+        assert_eq!(BTreeSet::from_iter(six).len(), 6, "slow is better than crowded");
+        let three = plan_around(&[0, 1], Redundancy::Copies(3), &map(4)).expect("a plan");
+        assert_eq!(BTreeSet::from_iter(three).len(), 3);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use platform::planted::PlantedBug;
 use proto::keys;
 use proto::members::DiskLoad;
-use proto::meta::{Ask, ChunkEntry, DiskEntry, ListedAccessKey, ListedPart, Query, StatusView, View};
+use proto::meta::ChunkEntry;
+use proto::query::{Ask, DiskEntry, ListedAccessKey, ListedPart, Query, StatusView, View};
 use proto::rows::{
     AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state,
 };
@@ -54,7 +55,7 @@ impl MetaServer {
                 let partition = Partition((ask.bucket >> 48) as u16);
                 let row: Option<UploadRow> = txn.get(&keys::upload(partition, ask.bucket, &ask.key, ask.upload))?;
                 let Some(row) = row else { return Ok(view) };
-                view.uploads.push(proto::meta::ListedUpload { upload: ask.upload, row });
+                view.uploads.push(proto::query::ListedUpload { upload: ask.upload, row });
                 let max = (ask.max as usize).min(10_000);
                 for (key, value) in txn.scan_prefix(&keys::parts(partition, ask.upload), usize::MAX)? {
                     let number = keys::part_of(&key).unwrap_or(0);

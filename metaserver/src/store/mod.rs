@@ -4,6 +4,8 @@
 //! batches that contains every batch before the last `flush`. The applied index rides in every
 //! batch, so the Raft log replays what is missing.
 
+#[cfg(test)]
+mod flips;
 pub mod memory;
 pub mod rocks;
 

@@ -11,7 +11,7 @@ use metaserver::server::MetaServer;
 use platform::fault::DiskFault;
 use platform::sim::DiskImage;
 use proto::ballot::Ballot;
-use proto::meta::{Ask, AskAll};
+use proto::query::{Ask, AskAll};
 
 use super::Faults;
 use crate::cluster::Node;

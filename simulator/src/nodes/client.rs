@@ -10,7 +10,7 @@ use ::client::disks::DiskMap;
 use ::client::meta::MetaClient;
 use ::client::object::{ObjectConfig, Objects};
 use platform::Platform;
-use proto::meta::{Ask, AskAll};
+use proto::query::{Ask, AskAll};
 use proto::rows::ClusterRow;
 
 use crate::cluster::{Cluster, Node};

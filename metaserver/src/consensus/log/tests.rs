@@ -13,11 +13,11 @@ fn entry(index: u64) -> LogEntry {
     LogEntry { index, term: 1, kind: 0, data: vec![index as u8; 100] }
 }
 
-fn config(segment_size: u64) -> LogConfig {
+pub(super) fn config(segment_size: u64) -> LogConfig {
     LogConfig { store: StoreId(1), first_segment: 0, segment_size, planted: Planted::default() }
 }
 
-fn story<F: Future<Output = ()> + 'static>(make: impl FnOnce(Rc<Simulation>) -> F) {
+pub(super) fn story<F: Future<Output = ()> + 'static>(make: impl FnOnce(Rc<Simulation>) -> F) {
     let simulation = Rc::new(Simulation::new(3, SimOptions::default()));
     simulation.set_faults(false);
     let run = make(Rc::clone(&simulation));
