@@ -7,7 +7,7 @@
 // A person's files and environment are what a command works on; no cluster's decisions hang on them.
 #![allow(clippy::disallowed_methods)]
 
-mod failure;
+pub mod failure;
 pub mod output;
 
 pub mod credentials;
