@@ -53,10 +53,10 @@ fn crowding(candidates: &[Candidate], disks: &[u64]) -> [usize; WIDTHS_MAX + 1] 
     let mut counts: BTreeMap<(usize, &str), usize> = BTreeMap::new();
     let mut per_disk: BTreeMap<u64, usize> = BTreeMap::new();
     for candidate in disks.iter().filter_map(|disk| candidates.iter().find(|candidate| candidate.disk == *disk)) {
-        for width in 0..WIDTHS_MAX {
+        for (width, most) in most.iter_mut().enumerate().take(WIDTHS_MAX) {
             let count = counts.entry((width, group(&candidate.domain, width))).or_insert(0);
             *count += 1;
-            most[width] = most[width].max(*count);
+            *most = (*most).max(*count);
         }
         let count = per_disk.entry(candidate.disk).or_insert(0);
         *count += 1;
