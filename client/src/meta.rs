@@ -18,7 +18,7 @@ use rpc::call::{CallError, Reply};
 use rpc::peers::Peers;
 use thiserror::Error;
 use types::ids::{Partition, RequestId, StoreId};
-use types::redundancy::Redundancy;
+use types::redundancy::Filling;
 
 use crate::disks::Avoid;
 
@@ -279,7 +279,7 @@ impl MetaClient {
     pub async fn grant(
         &self,
         partition: Partition,
-        policy: Redundancy,
+        filling: Filling,
         reserve: bool,
         avoid: Avoid,
     ) -> Result<Vec<ChunkEntry>, MetaError> {
@@ -287,7 +287,8 @@ impl MetaClient {
         loop {
             let ticket = self.ticket().await?;
             let ask = GrantRequest {
-                redundancy: RedundancyRow::from(policy),
+                redundancy: RedundancyRow::from(filling.policy),
+                becomes: filling.becomes.map(RedundancyRow::from),
                 count: 1,
                 session: ticket.session,
                 sequence: ticket.sequence,

@@ -92,6 +92,8 @@ pub mod why {
     pub const BALANCE: u32 = 4;
     /// A mostly dead chunk's live bytes go elsewhere.
     pub const COMPACT: u32 = 5;
+    /// A full chunk of copies is turned into stripes.
+    pub const TRANSCODE: u32 = 6;
 }
 
 /// Shards of one chunk that will be moved together.

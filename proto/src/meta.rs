@@ -135,6 +135,9 @@ pub struct GrantChunks {
     pub capacity: u64,
     #[prost(message, repeated, tag = "5")]
     pub chunks: Vec<PlannedChunk>,
+    /// What they are turned into after their seal.
+    #[prost(message, optional, tag = "6")]
+    pub becomes: Option<RedundancyRow>,
 }
 
 /// Raises a chunk's epoch before it is fenced.
@@ -171,6 +174,9 @@ pub struct StartMove {
     /// `placement` is filled in by apply.
     #[prost(message, repeated, tag = "2")]
     pub shards: Vec<ShardRow>,
+    /// They are all shards of the policy that the chunk is to have in the end.
+    #[prost(bool, tag = "3")]
+    pub transcode: bool,
 }
 
 /// Commits or aborts a move.
@@ -515,6 +521,9 @@ pub struct GrantRequest {
     /// For what frees space: nearly full disks are taken too.
     #[prost(bool, tag = "8")]
     pub reserve: bool,
+    /// What the chunks are turned into after their seal.
+    #[prost(message, optional, tag = "10")]
+    pub becomes: Option<RedundancyRow>,
 }
 
 /// Chunks with their layouts.
@@ -549,7 +558,8 @@ pub struct LeaseJobRequest {
     pub compacted: u64,
 }
 
-/// What an executor is to do. With a pending move in the row: build its shards from the others.
+/// What an executor is to do. With a pending move in the row: build its shards from the others (of
+/// another policy, if the move says so).
 /// With extents: store their bytes elsewhere and have them moved.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Job {

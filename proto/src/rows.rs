@@ -61,6 +61,12 @@ pub struct MoveRow {
     /// The new shards.
     #[prost(message, repeated, tag = "2")]
     pub shards: Vec<ShardRow>,
+    /// The chunk is laid out anew: all its shards are replaced by these, of this policy.
+    #[prost(message, optional, tag = "3")]
+    pub becomes: Option<RedundancyRow>,
+    /// Bytes of each of them then.
+    #[prost(uint64, tag = "4")]
+    pub sealed_len: u64,
 }
 
 /// Values of [`ChunkRow::state`].
@@ -112,6 +118,9 @@ pub struct ChunkRow {
     /// At most one move.
     #[prost(message, optional, tag = "12")]
     pub pending_move: Option<MoveRow>,
+    /// The policy it is to have in the end, if that is another one.
+    #[prost(message, optional, tag = "13")]
+    pub becomes: Option<RedundancyRow>,
 }
 
 /// Values of [`DiskRow::state`].

@@ -64,16 +64,16 @@ impl Journal {
     async fn append(&self) {
         let (draw, shape) = (&self.cluster.draw, &self.cluster.shape);
         let striped = draw.chance(0.3);
-        let policy = if striped { shape.policy } else { shape.policy.small() };
+        let filling = if striped { shape.policy.into() } else { shape.policy.small() };
         let partition = Partition(0);
-        let len = match policy {
+        let len = match filling.policy {
             Redundancy::Copies(_) => draw.between(1, 12 << 10),
             Redundancy::Erasure { data, .. } => u64::from(data) * shape.cell_size,
         };
         let value = self.cluster.history.new_value(len);
         let before = self.layers.meta.session();
         let data: Bytes = content(value, len as usize);
-        let Ok((extent, pin)) = self.layers.writer.append(partition, policy, data).await else { return };
+        let Ok((extent, pin)) = self.layers.writer.append(partition, filling, data).await else { return };
         let session = self.layers.meta.session();
         if session != before || session == 0 {
             return;

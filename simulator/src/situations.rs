@@ -6,6 +6,7 @@
 /// What the code says.
 pub const PLACES: &[&str] = &[
     "ballot written",
+    "chunk is transcoded",
     "joined replica votes",
     "log ended in a torn write",
     "log has lost its end",

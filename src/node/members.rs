@@ -123,6 +123,7 @@ fn name_of(kind: u32) -> &'static str {
         why::SPREAD => "spread",
         why::BALANCE => "balance",
         why::COMPACT => "compact",
+        why::TRANSCODE => "transcode",
         _ => "other",
     }
 }

@@ -25,6 +25,21 @@ pub const SHARDS_MAX: u8 = 32;
 /// The most copies a chunk may have.
 pub const COPIES_MAX: u8 = 9;
 
+/// How a chunk is filled, and what it is turned into after its seal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Filling {
+    /// Its redundancy while it is written.
+    pub policy: Redundancy,
+    /// Its redundancy in the end; none = the same.
+    pub becomes: Option<Redundancy>,
+}
+
+impl From<Redundancy> for Filling {
+    fn from(policy: Redundancy) -> Filling {
+        Filling { policy, becomes: None }
+    }
+}
+
 impl Redundancy {
     /// Number of shards of a chunk.
     pub fn shards(self) -> usize {
@@ -47,17 +62,30 @@ impl Redundancy {
         self.shards() - self.needed()
     }
 
+    /// Bytes of each shard when `logical` bytes are laid out by this policy: whole cells, the last stripe filled up.
+    pub fn shard_len(self, logical: u64, cell: u64) -> u64 {
+        match self {
+            Redundancy::Copies(_) => logical,
+            Redundancy::Erasure { data, .. } => {
+                let cell = cell.max(1);
+                logical.div_ceil(cell.saturating_mul(u64::from(data))).saturating_mul(cell)
+            }
+        }
+    }
+
     /// The law of sealing: with acks from `acked` shards and a seal decided on `answered` fenced
     /// answers nothing acked is lost iff `acked + answered >= n + k` (ARCHITECTURE 4, rule 5).
     pub fn seal_is_safe(self, acked: usize, answered: usize) -> bool {
         acked + answered >= self.shards() + self.needed()
     }
 
-    /// What small data of this policy is stored as: copies that survive as many losses.
-    pub fn small(self) -> Redundancy {
+    /// What small data of this policy is stored as: copies that survive as many losses, and stripes later.
+    pub fn small(self) -> Filling {
         match self {
-            Redundancy::Copies(_) => self,
-            Redundancy::Erasure { parity, .. } => Redundancy::Copies(parity + 1),
+            Redundancy::Copies(_) => self.into(),
+            Redundancy::Erasure { parity, .. } => {
+                Filling { policy: Redundancy::Copies(parity + 1), becomes: Some(self) }
+            }
         }
     }
 }
@@ -123,7 +151,16 @@ mod tests {
     #[test]
     fn small_data_survives_as_many_losses() {
         let stripes = Redundancy::Erasure { data: 4, parity: 2 };
-        assert_eq!(stripes.small(), Redundancy::Copies(3));
-        assert_eq!(stripes.small().parity(), stripes.parity());
+        let small = stripes.small();
+        assert_eq!(small, Filling { policy: Redundancy::Copies(3), becomes: Some(stripes) });
+        assert_eq!(small.policy.parity(), stripes.parity());
+        assert_eq!(Redundancy::Copies(2).small(), Redundancy::Copies(2).into());
+    }
+
+    #[test]
+    fn last_stripe_is_filled_up() {
+        let stripes = Redundancy::Erasure { data: 4, parity: 2 };
+        assert_eq!([0, 1, 40, 41, 80].map(|logical| stripes.shard_len(logical, 10)), [0, 10, 10, 20, 20]);
+        assert_eq!(Redundancy::Copies(3).shard_len(41, 10), 41);
     }
 }

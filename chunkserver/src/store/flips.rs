@@ -87,7 +87,7 @@ async fn look(platform: &Platform, acked: &Acked, what: &str) -> Seen {
     for (placement, bytes) in acked {
         let read = store.read(target(*placement), 0, bytes.len()).await;
         if let Ok(read) = &read {
-            assert!(&read[..] == &bytes[..], "{what}: shard {placement} gives other bytes");
+            assert!(read[..] == bytes[..], "{what}: shard {placement} gives other bytes");
         }
         readable.push(read.is_ok());
     }

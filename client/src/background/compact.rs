@@ -5,21 +5,20 @@
 use bytes::Bytes;
 use platform::buffer::Buffer;
 use proto::meta::{Body, ChunkEntry, ExtentMove, LiveExtent, MoveExtents};
-use proto::rows::ExtentRow;
+use proto::rows::{ChunkRow, ExtentRow};
 use types::ids::ChunkId;
-use types::redundancy::Redundancy;
+use types::redundancy::{Filling, Redundancy};
 
 use super::pace;
 use crate::chunk::reader::{ChunkReader, READ_MAX};
-use crate::chunk::shards::Shards;
 use crate::chunk::writer::{APPEND_MAX, ChunkWriter, Pin};
 use crate::meta::MetaClient;
 
 /// Moves live bytes. Its chunks are its own: they may take from what full disks keep for it.
 pub(super) struct Compactor {
-    meta: MetaClient,
-    reader: ChunkReader,
-    writer: ChunkWriter,
+    pub meta: MetaClient,
+    pub reader: ChunkReader,
+    pub writer: ChunkWriter,
 }
 
 /// Bytes that wait for their append, and whose they are: move, first byte inside the blob, length.
@@ -29,23 +28,20 @@ struct Batch {
 }
 
 impl Compactor {
-    pub(super) fn new(meta: MetaClient, shards: &Shards, reader: ChunkReader) -> Compactor {
-        let writer = ChunkWriter::from_reserve(meta.clone(), shards.clone());
-        Compactor { meta, reader, writer }
-    }
-
     /// Moves `live` out of the chunk; answers how many extents were moved.
     pub(super) async fn compact(&self, entry: &ChunkEntry, live: &[LiveExtent]) -> Result<u64, String> {
         let chunk = ChunkId(entry.chunk);
         let Some(policy) = entry.row.redundancy.policy() else { return Err("chunk without a policy".into()) };
-        let (unit, grain) = self.unit(chunk, policy).await?;
+        let (mut filling, mut unit, grain) = self.unit(chunk, policy, &entry.row).await?;
+        if live.iter().any(|one| !one.extent.len.is_multiple_of(grain)) {
+            // Small extents in stripes: the chunk was one of copies once, and these begin there again.
+            filling = policy.small();
+            unit = APPEND_MAX;
+        }
         let mut moves: Vec<ExtentMove> = Vec::new();
         let mut pins = Vec::new();
         let mut batch = Batch { bytes: Buffer::with_capacity(unit), parts: Vec::new() };
         for one in live {
-            if !one.extent.len.is_multiple_of(grain) {
-                return Err(format!("an extent of {} bytes is no multiple of a stripe", one.extent.len));
-            }
             moves.push(ExtentMove { blob: one.blob, old: one.extent, new: Vec::new() });
             let mut at = 0;
             while at < one.extent.len {
@@ -55,13 +51,13 @@ impl Compactor {
                 batch.parts.push((moves.len() - 1, one.extent.logical + at, len));
                 at += len;
                 if batch.bytes.len() == unit {
-                    pins.push(self.append(chunk, policy, &mut batch, &mut moves).await?);
+                    pins.push(self.append(chunk, filling, &mut batch, &mut moves).await?);
                 }
                 pace(&self.meta, began, len).await;
             }
         }
         if !batch.bytes.is_empty() {
-            pins.push(self.append(chunk, policy, &mut batch, &mut moves).await?);
+            pins.push(self.append(chunk, filling, &mut batch, &mut moves).await?);
         }
         let body = Body::MoveExtents(MoveExtents { chunk: chunk.0, moves });
         let outcome = self.meta.command(chunk.partition(), body).await;
@@ -70,11 +66,12 @@ impl Compactor {
         Ok(outcome.map_err(|error| error.to_string())?.number)
     }
 
-    /// Bytes of one append, and what every part of it must be a multiple of.
-    async fn unit(&self, chunk: ChunkId, policy: Redundancy) -> Result<(usize, u64), String> {
+    /// How the new chunk is filled, bytes of one append, and what every extent must be a multiple of.
+    async fn unit(&self, chunk: ChunkId, policy: Redundancy, row: &ChunkRow) -> Result<(Filling, usize, u64), String> {
         let stripe = self.writer.stripe_len(chunk.partition(), policy).await.map_err(|error| error.to_string())?;
         let most = APPEND_MAX * policy.needed();
-        Ok(((most / stripe).max(1) * stripe, stripe as u64))
+        let filling = Filling { policy, becomes: row.becomes.and_then(|becomes| becomes.policy()) };
+        Ok((filling, (most / stripe).max(1) * stripe, stripe as u64))
     }
 
     async fn read_into(&self, out: &mut Buffer, chunk: ChunkId, offset: u64, len: u64) -> Result<(), String> {
@@ -91,12 +88,12 @@ impl Compactor {
     async fn append(
         &self,
         chunk: ChunkId,
-        policy: Redundancy,
+        filling: Filling,
         batch: &mut Batch,
         moves: &mut [ExtentMove],
     ) -> Result<Pin, String> {
         let bytes: Bytes = std::mem::replace(&mut batch.bytes, Buffer::with_capacity(0)).freeze();
-        let stored = self.writer.append(chunk.partition(), policy, bytes).await;
+        let stored = self.writer.append(chunk.partition(), filling, bytes).await;
         let (extent, pin) = stored.map_err(|error| error.to_string())?;
         let mut offset = extent.offset;
         for (index, logical, len) in batch.parts.drain(..) {

@@ -3,10 +3,11 @@
 //! It runs beside every chunkserver. A repair reads what is left, rebuilds the missing shards on
 //! their new placements, seals them there, reads them back and reports; the move is committed in
 //! Raft or it never happened, and a crash in the middle leaves placements that the metaserver
-//! deletes. A compaction (`compact`) moves what is alive out of a mostly dead chunk. Bytes flow
+//! deletes. A transcode (`transcode`) does the same with all shards of a chunk. A compaction (`compact`) moves what is alive out of a mostly dead chunk. Bytes flow
 //! within a budget, so that users' requests have the rest.
 
 mod compact;
+mod transcode;
 
 use std::time::Duration;
 
@@ -19,8 +20,10 @@ use types::ids::ChunkId;
 use types::redundancy::Redundancy;
 
 use self::compact::Compactor;
+use self::transcode::Transcoder;
 use crate::chunk::reader::ChunkReader;
 use crate::chunk::shards::Shards;
+use crate::chunk::writer::ChunkWriter;
 use crate::meta::MetaClient;
 
 /// Bytes of a shard rebuilt in one step.
@@ -33,7 +36,10 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Executes background jobs for ever.
 pub async fn run(meta: MetaClient, shards: Shards, reader: ChunkReader) {
     let clock = meta.platform().clock().clone();
-    let compactor = Compactor::new(meta.clone(), &shards, reader.clone());
+    let writer = ChunkWriter::from_reserve(meta.clone(), shards.clone());
+    let transcoder =
+        Transcoder { meta: meta.clone(), shards: shards.clone(), reader: reader.clone(), writer: writer.clone() };
+    let compactor = Compactor { meta: meta.clone(), reader: reader.clone(), writer };
     let (mut done, mut compacted) = (None, None);
     loop {
         match meta.lease_job(done.take(), compacted.take()).await {
@@ -50,7 +56,7 @@ pub async fn run(meta: MetaClient, shards: Shards, reader: ChunkReader) {
                     }
                 },
                 Some(entry) => {
-                    let finish = repair(&meta, &shards, &reader, entry).await;
+                    let finish = carry_out(&transcoder, entry).await;
                     if !finish.commit {
                         // The same repair would be leased at once and fail again.
                         clock.sleep(IDLE).await;
@@ -67,9 +73,19 @@ pub async fn run(meta: MetaClient, shards: Shards, reader: ChunkReader) {
     }
 }
 
-async fn repair(meta: &MetaClient, shards: &Shards, reader: &ChunkReader, entry: ChunkEntry) -> FinishMove {
+/// Carries out the move that is pending for a chunk; answers whether it can be committed.
+async fn carry_out(transcoder: &Transcoder, entry: ChunkEntry) -> FinishMove {
     let chunk = ChunkId(entry.chunk);
     let pending = entry.row.pending_move.clone().unwrap_or_default();
+    let Transcoder { meta, shards, reader, .. } = transcoder;
+    if pending.becomes.is_some() {
+        let done = transcoder.transcode(chunk, &entry.row, &pending).await;
+        match &done {
+            Ok(()) => meta.platform().reached("chunk is transcoded"),
+            Err(why) => tracing::warn!(%chunk, %why, "chunk could not be transcoded"),
+        }
+        return FinishMove { chunk: entry.chunk, id: pending.id, commit: done.is_ok() };
+    }
     let mut finish = FinishMove { chunk: entry.chunk, id: pending.id, commit: true };
     for shard in &pending.shards {
         if let Err(why) = rebuild_shard(meta, shards, reader, chunk, &entry.row, *shard).await {

@@ -10,7 +10,7 @@ use rpc::request;
 use tokio::sync::oneshot;
 use types::extent::Extent;
 use types::ids::{Partition, RequestId};
-use types::redundancy::Redundancy;
+use types::redundancy::Filling;
 
 use super::writer::{APPEND_MAX, ChunkWriter, Pin, WriteError};
 
@@ -33,7 +33,7 @@ struct Queue {
 }
 
 /// One queue for each kind of chunk.
-type Queues = BTreeMap<(Partition, Redundancy), Rc<Queue>>;
+type Queues = BTreeMap<(Partition, Filling), Rc<Queue>>;
 
 /// Packs small payloads. Cheap to clone.
 #[derive(Clone)]
@@ -52,9 +52,9 @@ impl Packer {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn append(&self, partition: Partition, policy: Redundancy, data: Bytes) -> Answer {
+    pub async fn append(&self, partition: Partition, filling: Filling, data: Bytes) -> Answer {
         assert!(!data.is_empty() && data.len() <= APPEND_MAX, "packed payload out of bounds");
-        let queue = Rc::clone(self.queues.borrow_mut().entry((partition, policy)).or_default());
+        let queue = Rc::clone(self.queues.borrow_mut().entry((partition, filling)).or_default());
         let (sender, receiver) = oneshot::channel();
         queue.waiting.borrow_mut().push_back(Waiting { data, request: request::current(), sender });
         if queue.running.get() < DEPTH {
@@ -62,7 +62,7 @@ impl Packer {
             let this = self.clone();
             self.writer.platform().tasks().spawn(async move {
                 while let Some(group) = take_group(&queue) {
-                    this.append_group(partition, policy, group).await;
+                    this.append_group(partition, filling, group).await;
                 }
                 queue.running.set(queue.running.get() - 1);
             });
@@ -73,7 +73,7 @@ impl Packer {
         }
     }
 
-    async fn append_group(&self, partition: Partition, policy: Redundancy, group: Vec<Waiting>) {
+    async fn append_group(&self, partition: Partition, filling: Filling, group: Vec<Waiting>) {
         let data = match group.as_slice() {
             [only] => only.data.clone(),
             _ => {
@@ -84,7 +84,7 @@ impl Packer {
                 joined.freeze()
             }
         };
-        let append = self.writer.append(partition, policy, data);
+        let append = self.writer.append(partition, filling, data);
         // The record bears the first one's id; the log says who else is in it.
         let first = group.iter().find_map(|waiting| waiting.request);
         let stored = match first {

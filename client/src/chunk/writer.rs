@@ -27,7 +27,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use types::extent::Extent;
 use types::ids::{ChunkId, Partition};
-use types::redundancy::Redundancy;
+use types::redundancy::{Filling, Redundancy};
 
 use super::farewell::Farewells;
 use super::layout::gather;
@@ -96,10 +96,10 @@ impl Drop for OpenChunk {
 #[derive(Clone)]
 pub struct Pin(#[expect(dead_code, reason = "held for its drop")] Rc<OpenChunk>);
 
-/// One line of chunks: same partition, same policy.
+/// One line of chunks: same partition, same policy now and in the end.
 struct Line {
     partition: Partition,
-    policy: Redundancy,
+    filling: Filling,
     current: RefCell<Option<Rc<OpenChunk>>>,
     ahead: RefCell<VecDeque<Rc<OpenChunk>>>,
     granting: Cell<bool>,
@@ -113,7 +113,7 @@ struct Inner {
     reserve: bool,
     meta: MetaClient,
     shards: Shards,
-    lines: RefCell<BTreeMap<(Partition, Redundancy), Rc<Line>>>,
+    lines: RefCell<BTreeMap<(Partition, Filling), Rc<Line>>>,
     coders: RefCell<BTreeMap<(u8, u8), Coder>>,
     farewells: Farewells,
 }
@@ -158,7 +158,7 @@ impl ChunkWriter {
         match policy {
             Redundancy::Copies(_) => Ok(1),
             Redundancy::Erasure { data, .. } => {
-                let line = self.line(partition, policy);
+                let line = self.line(partition, policy.into());
                 let chunk = self.chunk_with_room(&line, 1).await?;
                 Ok(usize::from(data) * chunk.cell)
             }
@@ -173,12 +173,14 @@ impl ChunkWriter {
     pub async fn append(
         &self,
         partition: Partition,
-        policy: Redundancy,
+        filling: impl Into<Filling>,
         data: Bytes,
     ) -> Result<(Extent, Pin), WriteError> {
+        let filling = filling.into();
+        let policy = filling.policy;
         let clock = self.platform().clock().clone();
         let deadline = clock.now() + PATIENCE;
-        let line = self.line(partition, policy);
+        let line = self.line(partition, filling);
         let mut columns: Option<(usize, Vec<Bytes>)> = None;
         let mut given_up = 0u32;
         loop {
@@ -213,7 +215,8 @@ impl ChunkWriter {
         }
     }
 
-    fn columns(&self, policy: Redundancy, cell: usize, data: &Bytes) -> Vec<Bytes> {
+    /// What each shard takes of `data` (whole stripes of a policy with parity), by index.
+    pub(crate) fn columns(&self, policy: Redundancy, cell: usize, data: &Bytes) -> Vec<Bytes> {
         let Redundancy::Erasure { data: k, parity: m } = policy else {
             return vec![data.clone(); policy.shards()];
         };
@@ -291,12 +294,12 @@ impl ChunkWriter {
         }
     }
 
-    fn line(&self, partition: Partition, policy: Redundancy) -> Rc<Line> {
+    fn line(&self, partition: Partition, filling: Filling) -> Rc<Line> {
         let mut lines = self.0.lines.borrow_mut();
-        let line = lines.entry((partition, policy)).or_insert_with(|| {
+        let line = lines.entry((partition, filling)).or_insert_with(|| {
             Rc::new(Line {
                 partition,
-                policy,
+                filling,
                 current: RefCell::new(None),
                 ahead: RefCell::new(VecDeque::new()),
                 granting: Cell::new(false),
@@ -370,7 +373,7 @@ impl ChunkWriter {
             let avoid = this.0.shards.disks().avoid();
             let slow = avoid.slow.clone();
             let granted = match session {
-                Ok(_) => this.0.meta.grant(line.partition, line.policy, this.0.reserve, avoid).await,
+                Ok(_) => this.0.meta.grant(line.partition, line.filling, this.0.reserve, avoid).await,
                 Err(error) => Err(error),
             };
             line.grants.set(line.grants.get() + 1);

@@ -53,7 +53,7 @@ impl ObjectConfig {
     /// Defaults for a policy, with `metadata_copies` replicas of the metadata: bodies are inlined
     /// only if the metadata has at least as many copies as they ask for.
     pub fn new(policy: Redundancy, metadata_copies: usize) -> ObjectConfig {
-        let inline = metadata_copies >= policy.small().shards();
+        let inline = metadata_copies >= policy.small().policy.shards();
         ObjectConfig { policy, inline_max: if inline { 8 << 10 } else { 0 }, append_unit: 1 << 20 }
     }
 }

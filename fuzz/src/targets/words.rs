@@ -19,7 +19,7 @@ pub fn redundancy(input: &mut Input) {
     assert_eq!(policy.to_string().parse(), Ok(policy), "{text} reads back");
     let (shards, needed) = (policy.shards(), policy.needed());
     assert!((1..=usize::from(SHARDS_MAX)).contains(&shards) && (1..=shards).contains(&needed), "{text} can be");
-    let small = policy.small();
+    let small = policy.small().policy;
     assert_eq!(small.parity(), policy.parity(), "small data survives as many losses");
     assert!(small.shards() <= usize::from(COPIES_MAX));
     let (acked, answered) = (input.below(shards + 1), input.below(shards + 1));

@@ -7,7 +7,9 @@ use proto::meta::{
     ChunkEntry, Deleted, DiskShards, EndSession, FinishMove, GrantChunks, Outcome, RaiseEpoch, SealChunk, StartMove,
     refusal,
 };
-use proto::rows::{ChunkRow, CounterRow, DeleteRow, DiskRow, MoveRow, SessionRow, ShardRow, chunk_state, disk_state};
+use proto::rows::{
+    ChunkRow, CounterRow, DeleteRow, DiskRow, MoveRow, RedundancyRow, SessionRow, ShardRow, chunk_state, disk_state,
+};
 use types::ids::{ChunkId, DiskId, Partition, PlacementId, SessionId};
 
 use super::txn::Txn;
@@ -46,6 +48,9 @@ fn takes_shards(txn: &Txn<'_>, disk: u64) -> Result<bool, Stop> {
 pub(super) fn grant(txn: &mut Txn<'_>, env: &Env, body: &GrantChunks) -> Applied {
     live_session(txn, SessionId(body.session))?;
     let Some(policy) = body.redundancy.policy() else { return refuse(refusal::MALFORMED, "no such redundancy") };
+    if body.becomes.is_some_and(|becomes| becomes.policy().is_none()) {
+        return refuse(refusal::MALFORMED, "no such redundancy to become");
+    }
     if body.chunks.is_empty() || body.chunks.len() > GRANT_MAX || body.capacity == 0 {
         return refuse(refusal::MALFORMED, "grant of 0 or more than 64 chunks");
     }
@@ -71,6 +76,7 @@ pub(super) fn grant(txn: &mut Txn<'_>, env: &Env, body: &GrantChunks) -> Applied
             state: chunk_state::OPEN,
             session: body.session,
             shards,
+            becomes: body.becomes,
             ..ChunkRow::default()
         };
         for shard in &row.shards {
@@ -235,7 +241,9 @@ pub(super) fn start_move(txn: &mut Txn<'_>, body: &StartMove) -> Applied {
     if row.state != chunk_state::SEALED || row.pending_move.is_some() || body.shards.is_empty() {
         return refuse(refusal::CHUNK, "not sealed, or a move is pending");
     }
-    let count = row.redundancy.policy().map_or(0, |policy| policy.shards());
+    let laid_out = if body.transcode { Some(laid_out_anew(&row, &body.shards)?) } else { None };
+    let policy = laid_out.map(|(becomes, _)| becomes).unwrap_or(row.redundancy).policy();
+    let count = policy.map_or(0, |policy| policy.shards());
     let mut shards = Vec::new();
     for shard in &body.shards {
         if shard.index as usize >= count || !takes_shards(txn, shard.disk)? {
@@ -246,9 +254,28 @@ pub(super) fn start_move(txn: &mut Txn<'_>, body: &StartMove) -> Applied {
         shards.push(ShardRow { placement, bad: false, ..*shard });
     }
     let id = txn.next(ROOT, Counter::Move)?;
-    row.pending_move = Some(MoveRow { id, shards });
+    row.pending_move = Some(MoveRow {
+        id,
+        shards,
+        becomes: laid_out.map(|(becomes, _)| becomes),
+        sealed_len: laid_out.map_or(0, |(_, len)| len),
+    });
     let entry = settle(txn, ChunkId(body.chunk), row)?;
     Ok(Outcome { number: id, chunks: vec![entry], ..Outcome::default() })
+}
+
+/// The policy that a chunk is laid out anew by, and how long its shards are then. Its writer has
+/// given it back, and `shards` are all of the new ones.
+fn laid_out_anew(row: &ChunkRow, shards: &[ShardRow]) -> Result<(RedundancyRow, u64), Stop> {
+    let policies = row.redundancy.policy().zip(row.becomes.and_then(|becomes| becomes.policy()));
+    let Some((now, then)) = policies.filter(|_| row.released && row.sealed_len > 0) else {
+        return refuse(refusal::CHUNK, "not to be laid out anew, or not released");
+    };
+    if !shards.iter().map(|shard| shard.index as usize).eq(0..then.shards()) {
+        return refuse(refusal::MALFORMED, "all shards of the new layout are needed, in order");
+    }
+    let logical = row.sealed_len.saturating_mul(now.needed() as u64);
+    Ok((RedundancyRow::from(then), then.shard_len(logical, row.cell_size)))
 }
 
 pub(super) fn finish_move(txn: &mut Txn<'_>, body: &FinishMove) -> Applied {
@@ -258,7 +285,13 @@ pub(super) fn finish_move(txn: &mut Txn<'_>, body: &FinishMove) -> Applied {
     let Some(pending) = row.pending_move.take_if(|pending| pending.id == body.id || any) else {
         return refuse(refusal::CHUNK, "that move is not pending");
     };
-    let gone: Vec<ShardRow> = if body.commit {
+    let gone: Vec<ShardRow> = if let Some(becomes) = pending.becomes.filter(|_| body.commit) {
+        // Extents name logical bytes, which stay where they are.
+        row.redundancy = becomes;
+        row.sealed_len = pending.sealed_len;
+        row.becomes = None;
+        std::mem::replace(&mut row.shards, pending.shards)
+    } else if body.commit {
         let moved = |shard: &ShardRow| pending.shards.iter().any(|new| new.index == shard.index);
         let (old, kept): (Vec<ShardRow>, Vec<ShardRow>) = row.shards.iter().copied().partition(moved);
         row.shards = kept;

@@ -168,7 +168,7 @@ impl MetaServer {
         let executors = self.executors(now)?;
         let bytes_per_s = executors * EXECUTOR_BYTES_PER_S;
         let bytes: u64 = totals.0.values().map(|total| total.bytes).sum();
-        let slow = [why::SPREAD, why::BALANCE, why::COMPACT];
+        let slow = [why::SPREAD, why::BALANCE, why::COMPACT, why::TRANSCODE];
         // Of what is not urgent, one is begun a second.
         let slow: u64 = slow.iter().filter_map(|why| totals.0.get(why)).map(|total| total.moves).sum();
         let eta_s = if moves.is_empty() { 0 } else { bytes.checked_div(bytes_per_s).unwrap_or(0).max(slow).max(1) };
@@ -222,11 +222,13 @@ fn planned(step: &Step) -> PlannedMove {
 
 fn under_way(chunk: u64, row: &ChunkRow, pool: &Pool) -> PlannedMove {
     let pending = row.pending_move.iter().flat_map(|pending| &pending.shards);
-    let moved = |index: u32| pending.clone().any(|shard| shard.index == index);
+    let laid_out_anew = row.pending_move.as_ref().filter(|pending| pending.becomes.is_some());
+    let moved = |index: u32| laid_out_anew.is_some() || pending.clone().any(|shard| shard.index == index);
+    let shard_len = laid_out_anew.map_or(row.sealed_len, |pending| pending.sealed_len);
     PlannedMove {
         why: why_pending(row, &pool.draining),
         chunk,
-        bytes: row.sealed_len * pending.clone().count() as u64,
+        bytes: shard_len * pending.clone().count() as u64,
         sources: row.shards.iter().filter(|shard| moved(shard.index)).map(|shard| shard.disk).collect(),
         targets: pending.clone().map(|shard| shard.disk).collect(),
         under_way: true,

@@ -1,4 +1,4 @@
-//! Moves and compactions: planned by the leader (`planner`), leased to executors, committed here.
+//! Moves, transcodes and compactions: planned by the leader (`planner`), leased to executors, committed here.
 
 use std::time::Duration;
 
@@ -54,7 +54,8 @@ impl MetaServer {
             },
         };
         self.note_chosen(step.targets.iter().map(|shard| shard.disk));
-        let start = StartMove { chunk: step.chunk, shards: step.targets };
+        let transcode = step.why == why::TRANSCODE;
+        let start = StartMove { chunk: step.chunk, shards: step.targets, transcode };
         let outcome = self.propose_own(Body::StartMove(start)).await?;
         if outcome.refusal != refusal::NONE {
             return Ok(Job::default());
@@ -103,7 +104,7 @@ impl MetaServer {
     }
 
     /// When nothing lacks: a crowded chunk that can be spread, one with a shard on a disk that is
-    /// much fuller than another, or a mostly dead one. Looks at a page of all chunks, at most once
+    /// much fuller than another, a full one of copies that is to become stripes, or a mostly dead one. Looks at a page of all chunks, at most once
     /// a second.
     fn look_for_work(&self, pool: &Pool) -> Result<Option<Found>, Trouble> {
         let now = self.0.platform.clock().now();

@@ -380,6 +380,7 @@ impl MetaServer {
             cell_size: cluster.cell_size,
             capacity: cluster.chunk_capacity,
             chunks,
+            becomes: ask.becomes,
         };
         let command = Command {
             session: ask.session,

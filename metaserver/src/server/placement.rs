@@ -204,7 +204,7 @@ impl Room<'_> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use super::{Candidate, Redundancy, Widths, groups, most, plan, plan_some};
+    use super::{Candidate, Redundancy, Widths, groups, most, plan, plan_around, plan_some};
 
     fn disks(domains: &[&str]) -> Vec<Candidate> {
         domains

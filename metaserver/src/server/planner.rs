@@ -24,6 +24,9 @@ pub(super) struct Pool {
     pub fill: BTreeMap<u64, u64>,
 }
 
+/// A chunk with less than this part of its capacity stays as it is: each shard takes a slot at least.
+const TRANSCODE_FILL: u64 = 8;
+
 /// What is to be done about one chunk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Step {
@@ -92,6 +95,10 @@ impl Pool {
             let indexes: Vec<u32> = targets.iter().map(|shard| shard.index).collect();
             self.made(kind, chunk, row, targets, &indexes)
         };
+        if let Some((targets, bytes)) = self.plan_transcode(row) {
+            let sources = row.shards.iter().map(|shard| shard.disk).collect();
+            return Some(Step { why: why::TRANSCODE, chunk, targets, sources, bytes });
+        }
         if let Some(targets) = repairs::plan_spread(row, &self.domains, &self.widths, &self.candidates) {
             return Some(moved(why::SPREAD, targets));
         }
@@ -102,6 +109,24 @@ impl Pool {
             let bytes = row.live_bytes.saturating_mul(policy.shards() as u64) / policy.needed() as u64;
             Step { bytes, ..self.made(why::COMPACT, chunk, row, Vec::new(), &[]) }
         })
+    }
+
+    /// Homes for all shards of the layout that a chunk is to have in the end, and their bytes. Only if it was
+    /// filled well and space is saved by it; what is mostly dead is compacted instead.
+    fn plan_transcode(&self, row: &ChunkRow) -> Option<(Vec<ShardRow>, u64)> {
+        let (now, then) = (row.redundancy.policy()?, row.becomes?.policy()?);
+        let logical = row.sealed_len.saturating_mul(now.needed() as u64);
+        let is_full = logical >= row.capacity / TRANSCODE_FILL;
+        if !row.released || row.live_bytes == 0 || !is_full || repairs::is_mostly_dead(row) {
+            return None;
+        }
+        let bytes = then.shard_len(logical, row.cell_size).saturating_mul(then.shards() as u64);
+        if bytes >= row.sealed_len.saturating_mul(now.shards() as u64) {
+            return None;
+        }
+        let disks = placement::plan(then, &self.candidates)?;
+        let target = |(index, disk)| ShardRow { index: index as u32, disk, ..ShardRow::default() };
+        Some((disks.into_iter().enumerate().map(target).collect(), bytes))
     }
 
     /// Whether a chunk is more crowded than it need be, as the disks are now.
@@ -175,6 +200,9 @@ impl Pool {
 /// Why a move that is under way was begun.
 pub(super) fn why_pending(row: &ChunkRow, draining: &BTreeSet<u64>) -> u32 {
     let Some(pending) = &row.pending_move else { return 0 };
+    if pending.becomes.is_some() {
+        return why::TRANSCODE;
+    }
     let lacking = repairs::lacking_indexes(row);
     let moved = |shard: &&ShardRow| pending.shards.iter().any(|new| new.index == shard.index);
     let mut old = row.shards.iter().filter(moved);
@@ -301,9 +329,39 @@ mod tests {
     }
 
     #[test]
+    fn full_chunk_of_copies_is_turned_into_stripes_where_that_saves_space() {
+        let full = ChunkRow {
+            sealed_len: 1000,
+            capacity: 1000,
+            cell_size: 10,
+            live_bytes: 900,
+            released: true,
+            becomes: Some(RedundancyRow::from(EC)),
+            ..chunk(Redundancy::Copies(3), &[1, 2, 3])
+        };
+        let step = pool(7, &[]).step(9, &full).expect("a step");
+        assert_eq!((step.why, &step.sources[..], step.bytes), (why::TRANSCODE, &[1, 2, 3][..], 6 * 250));
+        let homes: BTreeSet<u64> = step.targets.iter().map(|shard| shard.disk).collect();
+        assert_eq!((step.targets.len(), homes.len()), (6, 6));
+        let is_left = |row: ChunkRow| pool(7, &[]).step(9, &row).is_none();
+        assert!(is_left(ChunkRow { released: false, ..full.clone() }));
+        assert!(is_left(ChunkRow { becomes: None, ..full.clone() }));
+        assert!(is_left(ChunkRow { capacity: 9000, ..full.clone() }), "hardly filled");
+        assert!(is_left(ChunkRow { cell_size: 1000, ..full.clone() }), "six cells are more than three copies");
+        // A shard that lacks is repaired first.
+        let mut lacking = full;
+        lacking.shards.remove(0);
+        assert_eq!(pool(7, &[]).step(9, &lacking).expect("a step").why, why::REPAIR);
+    }
+
+    #[test]
     fn reason_of_a_move_under_way_is_found_again() {
         let pending = |row: ChunkRow, index, disk| ChunkRow {
-            pending_move: Some(MoveRow { id: 1, shards: vec![ShardRow { index, disk, ..ShardRow::default() }] }),
+            pending_move: Some(MoveRow {
+                id: 1,
+                shards: vec![ShardRow { index, disk, ..ShardRow::default() }],
+                ..MoveRow::default()
+            }),
             ..row
         };
         let row = chunk(EC, &[1, 2, 3, 4, 5, 6]);

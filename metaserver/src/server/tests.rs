@@ -123,7 +123,7 @@ impl World {
         let bucket = CreateBucket { name: "bucket".into(), owner: "u".into(), kind: 0 };
         let bucket = self.command(1, Body::CreateBucket(bucket)).await.number;
         let chunks = vec![PlannedChunk { disks: vec![1, 2] }];
-        let grant = GrantChunks { session: 1, redundancy, cell_size: 4096, capacity: 1 << 20, chunks };
+        let grant = GrantChunks { session: 1, redundancy, cell_size: 4096, capacity: 1 << 20, chunks, becomes: None };
         self.chunk = self.command(2, Body::GrantChunks(grant)).await.chunks[0].chunk;
         for shard in self.row().shards {
             self.hold(shard.disk, shard.placement, self.chunk, 100);
