@@ -126,7 +126,7 @@ impl FromStr for Redundancy {
 
 #[cfg(test)]
 mod tests {
-    use super::Redundancy;
+    use super::{Filling, Redundancy};
 
     #[test]
     fn text_round_trips_and_nonsense_is_refused() {
