@@ -64,8 +64,15 @@ fn golden_bytes_of_chunk_rows() {
         shards: vec![SHARD],
         committed_len: 9000,
         live_bytes: 8000,
-        pending_move: Some(MoveRow { id: 6, shards: vec![SHARD] }),
+        pending_move: Some(MoveRow { id: 6, shards: vec![SHARD], becomes: None, sealed_len: 0 }),
+        becomes: None,
     };
+    let move_row = MoveRow { id: 6, shards: vec![SHARD], becomes: Some(EC), sealed_len: 8192 };
+    assert_golden(move_row, "080612060801100718041a0410041802208040");
+    assert_golden(
+        ChunkRow { becomes: Some(EC), ..chunk.clone() },
+        "0a041004180210808004188080804020032801308020380b40014a0608011007180450a84658c03e620a080612060801100718046a0410041802",
+    );
     assert_golden(
         chunk,
         "0a041004180210808004188080804020032801308020380b40014a0608011007180450a84658c03e620a08061206080110071804",
