@@ -394,6 +394,7 @@ mod tests {
             pending_move: Some(MoveRow {
                 id: 1,
                 shards: vec![ShardRow { index: 1, placement: 99, disk: 1, bad: false }],
+                ..MoveRow::default()
             }),
             ..sealed(60)
         };
