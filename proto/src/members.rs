@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use crate::rows::RedundancyRow;
+
 /// Has the shards of disks moved away, or no longer.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct DrainDisks {
@@ -20,6 +22,44 @@ pub struct RemoveDisk {
     /// Also if shards that are needed lie there: it will not come back.
     #[prost(bool, tag = "2")]
     pub lost: bool,
+}
+
+/// A replica leaves the group for good: another one votes in its place, or its node goes.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct LeaveReplica {
+    #[prost(uint64, tag = "1")]
+    pub raft_id: u64,
+}
+
+/// A machine asks to become a node, or a node for its next certificate.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct JoinNode {
+    /// Its name: unique, and for people.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// It is one already.
+    #[prost(bool, tag = "2")]
+    pub renews: bool,
+}
+
+/// What a node needs to take part.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NodeJoined {
+    /// Its certificates, as they are kept in `tls.json`.
+    #[prost(string, tag = "1")]
+    pub certificates: String,
+    /// The metaserver replicas: Raft ids and addresses.
+    #[prost(uint64, repeated, tag = "2")]
+    pub member_ids: Vec<u64>,
+    #[prost(string, repeated, tag = "3")]
+    pub members: Vec<String>,
+}
+
+/// Changes the redundancy of new data; what has less is laid out anew behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SetRedundancy {
+    #[prost(message, required, tag = "1")]
+    pub redundancy: RedundancyRow,
 }
 
 /// Whether disks and nodes can be removed at once, now.

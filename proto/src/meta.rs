@@ -30,7 +30,7 @@ pub struct Command {
     #[prost(uint64, tag = "5")]
     pub now_ms: u64,
     /// What to do.
-    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,30,31,32,33,34,35,36,37,38,40,41")]
+    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,30,31,32,33,34,35,36,37,38,40,41")]
     pub body: Option<Body>,
 }
 
@@ -67,6 +67,8 @@ pub enum Body {
     DrainDisks(members::DrainDisks),
     #[prost(message, tag = "24")]
     RemoveDisk(members::RemoveDisk),
+    #[prost(message, tag = "25")]
+    SetRedundancy(SetRedundancy),
     #[prost(message, tag = "30")]
     CreateBucket(CreateBucket),
     #[prost(message, tag = "31")]
@@ -174,9 +176,9 @@ pub struct StartMove {
     /// `placement` is filled in by apply.
     #[prost(message, repeated, tag = "2")]
     pub shards: Vec<ShardRow>,
-    /// They are all shards of the policy that the chunk is to have in the end.
-    #[prost(bool, tag = "3")]
-    pub transcode: bool,
+    /// The chunk is laid out anew by this policy: they are all of its shards then.
+    #[prost(message, optional, tag = "3")]
+    pub becomes: Option<RedundancyRow>,
 }
 
 /// Commits or aborts a move.

@@ -11,7 +11,8 @@ use crate::service::Request;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Roles(u8);
 
-const NAMES: [(Roles, &str); 3] = [(Roles::META, "meta"), (Roles::CHUNK, "chunk"), (Roles::GATEWAY, "gateway")];
+const NAMES: [(Roles, &str); 4] =
+    [(Roles::META, "meta"), (Roles::CHUNK, "chunk"), (Roles::GATEWAY, "gateway"), (Roles::JOIN, "join")];
 
 impl Roles {
     /// None: everything is refused.
@@ -22,7 +23,9 @@ impl Roles {
     pub const CHUNK: Roles = Roles(2);
     /// A door: S3, block, file.
     pub const GATEWAY: Roles = Roles(4);
-    /// Every role: the parts of one process among themselves.
+    /// Who may ask to become a member, and nothing else.
+    pub const JOIN: Roles = Roles(8);
+    /// Every role of a member: the parts of one process among themselves.
     pub const ALL: Roles = Roles(7);
 
     /// Both sets together.
@@ -39,11 +42,10 @@ impl Roles {
     /// The roles that the URI names of a certificate grant in `cluster`. What is not understood
     /// grants nothing.
     pub fn of_uris(cluster: ClusterId, uris: &[String]) -> Roles {
-        let known = Roles::ALL.uris(cluster);
         let mut found = Roles::NONE;
-        for ((role, _), uri) in NAMES.iter().zip(known) {
-            if uris.contains(&uri) {
-                found = found.and(*role);
+        for (role, _) in NAMES {
+            if role.uris(cluster).iter().any(|uri| uris.contains(uri)) {
+                found = found.and(role);
             }
         }
         found
@@ -89,6 +91,10 @@ impl Request {
             Request::LeaseJob(_) => Roles::CHUNK,
             Request::Raft(_) | Request::SnapshotPage(_) | Request::JoinReplica(_) | Request::LogEnd(_) => Roles::META,
             Request::MetaState(_) => Roles::ALL,
+            // A member asks for its next certificate the same way.
+            Request::JoinNode(_) => Roles::JOIN.and(Roles::META),
+            // A door passes on `bixi cluster remove`.
+            Request::LeaveReplica(_) => Roles::META.and(Roles::GATEWAY),
         }
     }
 
@@ -114,6 +120,8 @@ impl Request {
             | Request::MetaState(_)
             | Request::JoinReplica(_)
             | Request::SnapshotPage(_)
+            | Request::JoinNode(_)
+            | Request::LeaveReplica(_)
             | Request::LogEnd(_) => Roles::META,
         }
     }
@@ -127,7 +135,7 @@ mod tests {
     #[test]
     fn roles_are_read_from_the_uris_of_the_same_cluster_only() {
         let (ours, theirs) = (ClusterId(1), ClusterId(2));
-        for roles in [Roles::META, Roles::CHUNK.and(Roles::GATEWAY), Roles::ALL, Roles::NONE] {
+        for roles in [Roles::META, Roles::CHUNK.and(Roles::GATEWAY), Roles::ALL, Roles::JOIN, Roles::NONE] {
             assert_eq!(Roles::of_uris(ours, &roles.uris(ours)), roles);
             assert_eq!(Roles::of_uris(theirs, &roles.uris(ours)), Roles::NONE);
         }

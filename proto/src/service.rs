@@ -4,7 +4,7 @@
 use prost::bytes::Bytes;
 use prost::{Message, Oneof};
 
-use crate::{chunk, meta, query};
+use crate::{chunk, members, meta, query};
 
 /// What is asked.
 #[allow(clippy::large_enum_variant, reason = "prost's oneof cannot hold boxes; one lives per call")]
@@ -64,6 +64,12 @@ pub enum Request {
     /// Between replicas: how far does your log go?
     #[prost(message, tag = "34")]
     LogEnd(meta::LogEndRequest),
+    /// To the leader: a replica leaves the group for good.
+    #[prost(message, tag = "35")]
+    LeaveReplica(members::LeaveReplica),
+    /// To the node that keeps the authority: a certificate for a node that joins, or a new one for a member.
+    #[prost(message, tag = "36")]
+    JoinNode(members::JoinNode),
 }
 
 impl Request {
@@ -90,6 +96,8 @@ impl Request {
             Request::JoinReplica(_) => "join-replica",
             Request::SnapshotPage(_) => "snapshot-page",
             Request::LogEnd(_) => "log-end",
+            Request::LeaveReplica(_) => "leave-replica",
+            Request::JoinNode(_) => "join-node",
         }
     }
 }
@@ -129,6 +137,8 @@ pub enum Answer {
     DiskChecked(meta::DiskChecked),
     #[prost(message, tag = "27")]
     LogEnd(meta::LogEnd),
+    #[prost(message, tag = "28")]
+    NodeJoined(members::NodeJoined),
 }
 
 /// Nothing more to say.

@@ -24,6 +24,15 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// given up: its other end may be gone without a word, or wait for the rest of a damaged frame.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
+/// The machine part of an address `HOST:PORT#REPLICA` (16 hex digits; one process may hold several
+/// replicas), and the replica, 0 = none.
+pub fn split_address(address: &str) -> (&str, u64) {
+    match address.split_once('#') {
+        Some((machine, replica)) => (machine, u64::from_str_radix(replica, 16).unwrap_or(0)),
+        None => (address, 0),
+    }
+}
+
 /// Calls inside the process that take longer than this are logged.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -85,7 +94,7 @@ impl Peers {
         self.0.secret.borrow().clone()
     }
 
-    /// Calls to `address` become function calls to `handler`.
+    /// Calls to `address` become function calls to `handler`, as the whole of it says.
     pub fn register_local(&self, address: &str, handler: Handler) {
         self.0.local.borrow_mut().insert(address.to_owned(), handler);
     }
@@ -136,7 +145,7 @@ impl Peers {
 
     fn close_if_silent(&self, address: &str, since: Instant) {
         let links = self.0.links.borrow();
-        let Some(Link::Open(connection, _)) = links.get(address) else { return };
+        let Some(Link::Open(connection, _)) = links.get(split_address(address).0) else { return };
         let heard = connection.heard();
         if heard < since && self.0.platform.clock().now().saturating_since(heard) >= SILENCE_MAX {
             tracing::debug!(address, "connection is silent and is given up");
@@ -167,7 +176,9 @@ impl Peers {
             });
         }
         let unreachable = |why: String| CallError::Unreachable { address: address.to_owned(), why };
-        let connection = self.link(address).await.map_err(unreachable)?;
+        let (machine, replica) = split_address(address);
+        let store = if store.0 == 0 { StoreId(replica) } else { store };
+        let connection = self.link(machine).await.map_err(unreachable)?;
         if !connection.peer().meets(body.servers()) {
             return Err(unreachable(format!(
                 "its certificate holds {}, which does not answer {}",

@@ -241,7 +241,10 @@ pub(super) fn start_move(txn: &mut Txn<'_>, body: &StartMove) -> Applied {
     if row.state != chunk_state::SEALED || row.pending_move.is_some() || body.shards.is_empty() {
         return refuse(refusal::CHUNK, "not sealed, or a move is pending");
     }
-    let laid_out = if body.transcode { Some(laid_out_anew(&row, &body.shards)?) } else { None };
+    let laid_out = match &body.becomes {
+        Some(becomes) => Some(laid_out_anew(&row, becomes, &body.shards)?),
+        None => None,
+    };
     let policy = laid_out.map(|(becomes, _)| becomes).unwrap_or(row.redundancy).policy();
     let count = policy.map_or(0, |policy| policy.shards());
     let mut shards = Vec::new();
@@ -266,8 +269,8 @@ pub(super) fn start_move(txn: &mut Txn<'_>, body: &StartMove) -> Applied {
 
 /// The policy that a chunk is laid out anew by, and how long its shards are then. Its writer has
 /// given it back, and `shards` are all of the new ones.
-fn laid_out_anew(row: &ChunkRow, shards: &[ShardRow]) -> Result<(RedundancyRow, u64), Stop> {
-    let policies = row.redundancy.policy().zip(row.becomes.and_then(|becomes| becomes.policy()));
+fn laid_out_anew(row: &ChunkRow, becomes: &RedundancyRow, shards: &[ShardRow]) -> Result<(RedundancyRow, u64), Stop> {
+    let policies = row.redundancy.policy().zip(becomes.policy());
     let Some((now, then)) = policies.filter(|_| row.released && row.sealed_len > 0) else {
         return refuse(refusal::CHUNK, "not to be laid out anew, or not released");
     };

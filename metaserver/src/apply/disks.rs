@@ -1,7 +1,7 @@
 //! The cluster itself: its first command, sessions, disks.
 
 use proto::keys::{self, Counter};
-use proto::members::{DrainDisks, RemoveDisk};
+use proto::members::{DrainDisks, RemoveDisk, SetRedundancy};
 use proto::meta::{Outcome, RegisterSession, refusal};
 use proto::rows::{ChunkRow, ClusterRow, DiskRow, SessionRow, chunk_state, disk_state};
 use types::ids::{ChunkId, DiskId, Partition, SessionId};
@@ -21,6 +21,18 @@ pub(super) fn init_cluster(txn: &mut Txn<'_>, row: &ClusterRow) -> Applied {
         return refuse(refusal::MALFORMED, "cluster parameters out of bounds");
     }
     txn.put(keys::cluster(), row);
+    Ok(Outcome::default())
+}
+
+/// Changes the redundancy of new data. What is there is laid out anew behind it, if it has less.
+pub(super) fn set_redundancy(txn: &mut Txn<'_>, body: &SetRedundancy) -> Applied {
+    if body.redundancy.policy().is_none() {
+        return refuse(refusal::MALFORMED, "no such redundancy");
+    }
+    let Some(row) = txn.get::<ClusterRow>(&keys::cluster())? else {
+        return refuse(refusal::NOT_INITIALISED, "the cluster is not initialised yet");
+    };
+    txn.put(keys::cluster(), &ClusterRow { redundancy: body.redundancy, ..row });
     Ok(Outcome::default())
 }
 

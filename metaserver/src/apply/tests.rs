@@ -221,7 +221,7 @@ fn bad_shard_stays_and_is_listed_until_a_move_replaces_it() {
     assert!(world.is_listed_as_missing(chunk));
     assert_eq!(world.row(chunk).expect("chunk").shards.len(), 2, "what is left of it may be needed");
     let target = ShardRow { index: bad.index, disk: 3, ..ShardRow::default() };
-    let started = world.bare(Body::StartMove(StartMove { chunk, shards: vec![target], transcode: false }));
+    let started = world.bare(Body::StartMove(StartMove { chunk, shards: vec![target], becomes: None }));
     world.bare(Body::FinishMove(FinishMove { chunk, id: started.number, commit: true }));
     let row = world.row(chunk).expect("chunk");
     assert!(row.shards.iter().all(|shard| !shard.bad && shard.placement != bad.placement));
@@ -235,7 +235,7 @@ fn at_most_one_move_is_pending_and_its_commit_checks_that_it_still_is() {
     let chunk = world.sealed_chunk();
     let start = |disk| {
         let target = ShardRow { index: 0, disk, ..ShardRow::default() };
-        Body::StartMove(StartMove { chunk, shards: vec![target], transcode: false })
+        Body::StartMove(StartMove { chunk, shards: vec![target], becomes: None })
     };
     let first = world.bare(start(3));
     assert_eq!(first.refusal, refusal::NONE);
@@ -346,7 +346,7 @@ fn one_move_is_pending_at_most_and_its_commit_asks_whether_it_still_is() {
     assert_eq!(world.bare(Body::SealChunk(seal)).refusal, refusal::NONE);
     let start = || {
         let shards = vec![ShardRow { index: 1, disk: 3, ..ShardRow::default() }];
-        world.bare(Body::StartMove(StartMove { chunk, shards, transcode: false }))
+        world.bare(Body::StartMove(StartMove { chunk, shards, becomes: None }))
     };
     let finish = |id, commit| world.bare(Body::FinishMove(FinishMove { chunk, id, commit })).refusal;
     let shards = || world.row(chunk).expect("chunk").shards;
@@ -372,7 +372,7 @@ fn one_move_is_pending_at_most_and_its_commit_asks_whether_it_still_is() {
     assert_eq!(world.bare(Body::LoseDisk(LoseDisk { disk: 3 })).refusal, refusal::NONE);
     assert_eq!(shards(), [first]);
     let elsewhere = vec![ShardRow { index: 1, disk: 2, ..ShardRow::default() }];
-    let lost = world.bare(Body::StartMove(StartMove { chunk, shards: elsewhere, transcode: false }));
+    let lost = world.bare(Body::StartMove(StartMove { chunk, shards: elsewhere, becomes: None }));
     assert_eq!(world.bare(Body::LoseDisk(LoseDisk { disk: 2 })).refusal, refusal::NONE);
     assert_eq!(finish(lost.number, true), refusal::CHUNK, "its disk was lost meanwhile");
     assert_eq!(shards(), [first]);

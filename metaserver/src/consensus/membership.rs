@@ -31,7 +31,17 @@ impl Replica {
     pub fn admit(&self, raft_id: u64, address: &str, replaces: u64) {
         let mut core = self.0.core.borrow_mut();
         let known = core.raw.raft.prs().conf().to_conf_state();
-        if known.voters.contains(&raft_id) || known.learners.contains(&raft_id) {
+        let votes = known.voters.contains(&raft_id);
+        if votes || known.learners.contains(&raft_id) {
+            if core.members.get(&raft_id).is_some_and(|known| known != address) {
+                // It is reached elsewhere by now.
+                let kind = if votes { ConfChangeType::AddNode } else { ConfChangeType::AddLearnerNode };
+                let mut change = ConfChangeV2 { context: address.as_bytes().to_vec(), ..ConfChangeV2::default() };
+                change.changes.push(single(kind, raft_id));
+                core.inbox.push_back(Input::Change(change));
+                drop(core);
+                self.0.work.notify_one();
+            }
             return;
         }
         let old: Vec<u64> = core
@@ -52,6 +62,30 @@ impl Replica {
         self.0.work.notify_one();
     }
 
+    /// Has a member leave for good. Answers whether it has left; asked again until then. A leader hands
+    /// leadership over before it leaves.
+    pub fn dismiss(&self, raft_id: u64) -> bool {
+        let mut core = self.0.core.borrow_mut();
+        let known = core.raw.raft.prs().conf().to_conf_state();
+        if !known.voters.contains(&raft_id) && !known.learners.contains(&raft_id) {
+            return true;
+        }
+        if raft_id == self.0.config.raft_id {
+            let best = known.voters.iter().filter(|id| **id != raft_id).copied();
+            let best = best.max_by_key(|id| core.raw.raft.prs().get(*id).map_or(0, |progress| progress.matched));
+            if let Some(next) = best {
+                core.raw.transfer_leader(next);
+            }
+        } else {
+            let mut change = ConfChangeV2::default();
+            change.changes.push(single(ConfChangeType::RemoveNode, raft_id));
+            core.inbox.push_back(Input::Change(change));
+        }
+        drop(core);
+        self.0.work.notify_one();
+        false
+    }
+
     /// Asks to be let in for as long as this replica does not belong to the group, and asks around when
     /// it hears of nobody or from somebody it does not know.
     pub(super) async fn keep_in_touch(self) {
@@ -62,7 +96,7 @@ impl Replica {
             }
             lonely = if self.leader() == 0 { lonely + 1 } else { 0 };
             let ask_around = self.0.stranger.replace(false) || lonely >= LONELY_ROUNDS;
-            if !self.belongs() || ask_around && self.is_told_that_it_left().await {
+            if !self.belongs() || self.has_moved() || ask_around && self.is_told_that_it_left().await {
                 self.ask_to_be_let_in().await;
             }
             self.0.platform.clock().sleep(ASK_PAUSE).await;
@@ -75,6 +109,12 @@ impl Replica {
         let conf = core.raw.raft.prs().conf().to_conf_state();
         let own = self.0.config.raft_id;
         conf.voters.contains(&own) || conf.learners.contains(&own)
+    }
+
+    /// The group knows it by another address than its own.
+    fn has_moved(&self) -> bool {
+        let known = self.0.core.borrow().members.get(&self.0.config.raft_id).cloned();
+        known.is_some_and(|known| known != self.0.config.address)
     }
 
     fn others(&self) -> BTreeSet<String> {
@@ -112,6 +152,9 @@ impl Replica {
             address: self.0.config.address.clone(),
             replaces: self.0.ballot.get().replaces,
         };
+        if self.is_leader() && self.belongs() {
+            return self.admit(join.raft_id, &join.address, 0);
+        }
         for address in self.others() {
             let ask = Request::JoinReplica(join.clone());
             let request = self.0.peers.new_request();
@@ -164,7 +207,7 @@ impl Replica {
                     core.members.remove(&single.node_id);
                     txn.delete(member_key(single.node_id));
                 }
-                ConfChangeType::AddLearnerNode if !change.context.is_empty() => {
+                ConfChangeType::AddLearnerNode | ConfChangeType::AddNode if !change.context.is_empty() => {
                     let address = String::from_utf8_lossy(&change.context).into_owned();
                     txn.put_bytes(member_key(single.node_id), address.clone().into_bytes());
                     core.members.insert(single.node_id, address);

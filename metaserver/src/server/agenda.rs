@@ -53,7 +53,8 @@ impl MetaServer {
         let live = liveness.live_disks(now, self.0.times.disk_silent);
         let space = live
             .map(|heard| (heard.disk, (heard.total_bytes.saturating_sub(heard.available_bytes), heard.total_bytes)));
-        Ok(Pool::new(&self.disks()?, self.candidates(&[])?, space.collect()))
+        let pool = Pool::new(&self.disks()?, self.candidates(&[])?, space.collect());
+        Ok(Pool { policy: self.cluster()?.redundancy.policy(), ..pool })
     }
 
     /// The step of a chunk as it was told, if that still fits; else as it is planned now.

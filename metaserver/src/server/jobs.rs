@@ -54,8 +54,7 @@ impl MetaServer {
             },
         };
         self.note_chosen(step.targets.iter().map(|shard| shard.disk));
-        let transcode = step.why == why::TRANSCODE;
-        let start = StartMove { chunk: step.chunk, shards: step.targets, transcode };
+        let start = StartMove { chunk: step.chunk, shards: step.targets, becomes: step.becomes };
         let outcome = self.propose_own(Body::StartMove(start)).await?;
         if outcome.refusal != refusal::NONE {
             return Ok(Job::default());

@@ -6,6 +6,7 @@
 mod abandoned;
 mod agenda;
 mod census;
+mod group;
 mod heartbeat;
 mod jobs;
 mod listing;
@@ -230,6 +231,7 @@ impl MetaServer {
             Request::LogEnd(ask) => self.log_end(ask).map(|end| Reply::of(Answer::LogEnd(end))),
             Request::MetaState(_) => self.meta_state().map(|state| Reply::of(Answer::MetaState(state))),
             Request::JoinReplica(ask) => self.join(&ask).await.map(|end| Reply::of(Answer::LogEnd(end))),
+            Request::LeaveReplica(ask) => self.leave(ask.raft_id).await.map(|()| Reply::of(Answer::Done(Done {}))),
             _ => return None,
         };
         Some(reply.unwrap_or_else(|trouble| Reply::of(Answer::Failed(trouble.failure()))))
@@ -256,20 +258,6 @@ impl MetaServer {
             name: self.0.name.clone(),
             in_doubt: replica.is_in_doubt(),
         })
-    }
-
-    /// Lets a replica in and tells it who belongs to the group.
-    async fn join(&self, ask: &proto::meta::JoinReplica) -> Result<LogEnd, Trouble> {
-        self.0.replica.read_barrier().await?;
-        if ask.raft_id == 0 || ask.address.is_empty() {
-            return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "raft id or address missing"));
-        }
-        if self.disks()?.values().any(|row| row.removed && row.replica == ask.address) {
-            return Err(Trouble::new(class::GIVE_UP, code::CONFLICT, "the replica's directory was removed"));
-        }
-        let replaces = self.in_place_of(ask).await;
-        self.0.replica.admit(ask.raft_id, &ask.address, replaces);
-        Ok(self.0.replica.log_end(LogEndRequest { raft_id: 0, last_index: 0 }))
     }
 
     /// A command that came from a client.

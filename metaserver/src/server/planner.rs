@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::members::why;
-use proto::rows::{ChunkRow, DiskRow, ShardRow, chunk_state, disk_state};
+use proto::rows::{ChunkRow, DiskRow, RedundancyRow, ShardRow, chunk_state, disk_state};
+use types::redundancy::Redundancy;
 
 use super::placement::{self, Candidate, Widths};
 use super::repairs;
@@ -22,6 +23,8 @@ pub(super) struct Pool {
     pub space: BTreeMap<u64, (u64, u64)>,
     /// The same in thousandths.
     pub fill: BTreeMap<u64, u64>,
+    /// What the cluster asks for; chunks that survive fewer losses are laid out anew.
+    pub policy: Option<Redundancy>,
 }
 
 /// A chunk with less than this part of its capacity stays as it is: each shard takes a slot at least.
@@ -39,6 +42,8 @@ pub(super) struct Step {
     pub sources: Vec<u64>,
     /// Bytes of new shards.
     pub bytes: u64,
+    /// The policy that they are of, if the chunk is laid out anew.
+    pub becomes: Option<RedundancyRow>,
 }
 
 impl Pool {
@@ -56,6 +61,7 @@ impl Pool {
             candidates,
             fill: BTreeMap::new(),
             space,
+            policy: None,
         };
         for disk in pool.space.keys().copied().collect::<Vec<u64>>() {
             pool.weigh(disk);
@@ -95,9 +101,10 @@ impl Pool {
             let indexes: Vec<u32> = targets.iter().map(|shard| shard.index).collect();
             self.made(kind, chunk, row, targets, &indexes)
         };
-        if let Some((targets, bytes)) = self.plan_transcode(row) {
+        if let Some((becomes, targets, bytes)) = self.plan_transcode(row) {
             let sources = row.shards.iter().map(|shard| shard.disk).collect();
-            return Some(Step { why: why::TRANSCODE, chunk, targets, sources, bytes });
+            let becomes = Some(RedundancyRow::from(becomes));
+            return Some(Step { why: why::TRANSCODE, chunk, targets, sources, bytes, becomes });
         }
         if let Some(targets) = repairs::plan_spread(row, &self.domains, &self.widths, &self.candidates) {
             return Some(moved(why::SPREAD, targets));
@@ -111,22 +118,30 @@ impl Pool {
         })
     }
 
-    /// Homes for all shards of the layout that a chunk is to have in the end, and their bytes. Only if it was
-    /// filled well and space is saved by it; what is mostly dead is compacted instead.
-    fn plan_transcode(&self, row: &ChunkRow) -> Option<(Vec<ShardRow>, u64)> {
-        let (now, then) = (row.redundancy.policy()?, row.becomes?.policy()?);
+    /// The layout that a chunk is to have instead of its own, homes for all shards of it, and their bytes:
+    /// stripes, if it was filled well and that saves space, or what survives as many losses as the cluster
+    /// asks for by now. What is mostly dead is compacted instead.
+    fn plan_transcode(&self, row: &ChunkRow) -> Option<(Redundancy, Vec<ShardRow>, u64)> {
+        let now = row.redundancy.policy()?;
+        if !row.released || row.live_bytes == 0 || repairs::is_mostly_dead(row) {
+            return None;
+        }
         let logical = row.sealed_len.saturating_mul(now.needed() as u64);
         let is_full = logical >= row.capacity / TRANSCODE_FILL;
-        if !row.released || row.live_bytes == 0 || !is_full || repairs::is_mostly_dead(row) {
-            return None;
-        }
-        let bytes = then.shard_len(logical, row.cell_size).saturating_mul(then.shards() as u64);
-        if bytes >= row.sealed_len.saturating_mul(now.shards() as u64) {
-            return None;
-        }
+        let bytes = |policy: Redundancy| {
+            policy.shard_len(logical, row.cell_size).saturating_mul(policy.shards() as u64)
+        };
+        let wanted = self.policy.filter(|wanted| wanted.parity() > now.parity());
+        let then = match (wanted, row.becomes.and_then(|becomes| becomes.policy())) {
+            (Some(wanted), _) if is_full => wanted,
+            (Some(wanted), _) => wanted.small().policy,
+            (None, Some(then)) if is_full && bytes(then) < bytes(now) => then,
+            _ => return None,
+        };
+        let bytes = bytes(then);
         let disks = placement::plan(then, &self.candidates)?;
         let target = |(index, disk)| ShardRow { index: index as u32, disk, ..ShardRow::default() };
-        Some((disks.into_iter().enumerate().map(target).collect(), bytes))
+        Some((then, disks.into_iter().enumerate().map(target).collect(), bytes))
     }
 
     /// Whether a chunk is more crowded than it need be, as the disks are now.
@@ -159,7 +174,7 @@ impl Pool {
             _ => row.shards.iter().filter(leaves).map(|shard| shard.disk).collect(),
         };
         let count = if targets.is_empty() { indexes.len() } else { targets.len() };
-        Step { why, chunk, bytes: row.sealed_len * count as u64, targets, sources }
+        Step { why, chunk, bytes: row.sealed_len * count as u64, targets, sources, becomes: None }
     }
 
     /// Whether a step that was planned earlier is still what `now` asks for, with homes that may
@@ -168,6 +183,7 @@ impl Pool {
         let is_free = |shard: &ShardRow| self.candidates.iter().any(|at| at.disk == shard.disk);
         let indexes = |step: &Step| step.targets.iter().map(|shard| shard.index).collect::<Vec<u32>>();
         planned.why == now.why
+            && planned.becomes == now.becomes
             && planned.sources == now.sources
             && indexes(planned) == indexes(now)
             && planned.targets.iter().all(is_free)
@@ -348,6 +364,14 @@ mod tests {
         assert!(is_left(ChunkRow { becomes: None, ..full.clone() }));
         assert!(is_left(ChunkRow { capacity: 9000, ..full.clone() }), "hardly filled");
         assert!(is_left(ChunkRow { cell_size: 1000, ..full.clone() }), "six cells are more than three copies");
+        // Whatever it costs, if the cluster asks for more by now.
+        let raised = Pool { policy: Some(EC), ..pool(7, &[]) };
+        let single = ChunkRow { becomes: None, ..chunk(Redundancy::Copies(1), &[3]) };
+        let single = ChunkRow { capacity: 1000, cell_size: 10, live_bytes: 900, released: true, ..single };
+        let step = raised.step(9, &single).expect("a step");
+        assert_eq!((step.why, step.becomes, step.targets.len()), (why::TRANSCODE, Some(RedundancyRow::from(EC)), 6));
+        let step = raised.step(9, &ChunkRow { capacity: 90_000, ..single }).expect("a step");
+        assert_eq!((step.becomes, step.targets.len()), (Some(RedundancyRow::from(Redundancy::Copies(3))), 3));
         // A shard that lacks is repaired first.
         let mut lacking = full;
         lacking.shards.remove(0);

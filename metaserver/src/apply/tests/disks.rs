@@ -25,7 +25,7 @@ impl World {
         let row = self.row(chunk).expect("chunk");
         let index = row.shards.iter().find(|shard| shard.disk == from).expect("shard").index;
         let shards = vec![ShardRow { index, disk, ..ShardRow::default() }];
-        let started = self.bare(Body::StartMove(StartMove { chunk, shards, transcode: false }));
+        let started = self.bare(Body::StartMove(StartMove { chunk, shards, becomes: None }));
         if started.refusal != refusal::NONE {
             return started.refusal;
         }
@@ -62,7 +62,7 @@ fn open_chunk_and_pending_move_keep_a_disk_and_what_holds_no_bytes_does_not() {
     assert_eq!(world.move_shard(sealed, 1, 3), refusal::NONE);
     world.drain(&[1], false);
     let back = vec![ShardRow { index: 0, disk: 1, ..ShardRow::default() }];
-    let started = world.bare(Body::StartMove(StartMove { chunk: sealed, shards: back, transcode: false }));
+    let started = world.bare(Body::StartMove(StartMove { chunk: sealed, shards: back, becomes: None }));
     assert_eq!(started.refusal, refusal::NONE);
     assert_eq!(world.remove(1, false), refusal::DISK, "a shard is on its way there");
     world.bare(Body::FinishMove(FinishMove { chunk: sealed, id: started.number, commit: false }));
