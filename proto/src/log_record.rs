@@ -16,11 +16,11 @@
 //! | 48..56 | durable_sequence | record sequence known flushed when this was written |
 //! | 56..64 | sequence | of this record, rises by 1 |
 //! | 64..68 | len | bytes of data |
-//! | 68..72 | reserved | 0 |
+//! | 68..72 | check | CRC-32 of bytes 0..68, 1 if that is 0; 0 in records of older versions: then `len` may be believed only if `crc` is right |
 //! | 72..80 | crc | CRC-64/NVME of bytes 0..72 and the data |
 //! | 80.. | data | padded to 8 |
 
-use types::checksum::crc64;
+use types::checksum::{crc32, crc64};
 use types::ids::StoreId;
 
 use crate::error::{CodecError, u32_at, u64_at};
@@ -82,9 +82,14 @@ pub fn resembles(bytes: &[u8], store: StoreId, segment: u64) -> bool {
     right.into_iter().filter(|right| *right).count() >= 2
 }
 
-/// Bytes that the record at the start of `bytes` takes, by its header alone; `None` if that is none.
+/// Bytes that the record at the start of `bytes` takes, by its header alone; `None` if that is none or
+/// is damaged.
 pub fn span(bytes: &[u8]) -> Option<usize> {
     if bytes.len() < HEADER_LEN || u32_at(bytes, 0) != MAGIC || bytes[4] != 1 {
+        return None;
+    }
+    let check = u32_at(bytes, 68);
+    if check != 0 && check != header_check(bytes) {
         return None;
     }
     let len = u32_at(bytes, 64) as usize;
@@ -116,6 +121,8 @@ impl LogRecord {
             header[at..at + 8].copy_from_slice(&value.to_le_bytes());
         }
         header[64..68].copy_from_slice(&(self.data.len() as u32).to_le_bytes());
+        let check = header_check(&header);
+        header[68..72].copy_from_slice(&check.to_le_bytes());
         out.extend_from_slice(&header);
         out.extend_from_slice(&self.data);
         out.resize(start + record_len(self.data.len()), 0);
@@ -170,6 +177,11 @@ impl LogRecord {
     }
 }
 
+/// Tells a header that was damaged from one whose data is.
+fn header_check(header: &[u8]) -> u32 {
+    crc32(&header[..68]).max(1)
+}
+
 fn checksum(header: &[u8], data: &[u8]) -> u64 {
     // Two CRCs chained by value: the data's CRC is hashed with the header.
     let mut whole = [0u8; 80];
@@ -217,5 +229,21 @@ mod tests {
             bad[at] ^= 1;
             assert!(LogRecord::decode(&bad).is_err(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn length_in_a_damaged_header_is_not_believed() {
+        let mut bytes = Vec::new();
+        record(b"hello world!").encode(&mut bytes);
+        assert_eq!(super::span(&bytes), Some(bytes.len()));
+        for at in 0..super::HEADER_LEN {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            // The record's own checksum is no part of the header's.
+            assert_eq!(super::span(&bad).is_none(), at < 72, "byte {at}");
+        }
+        // As older versions wrote it.
+        bytes[68..72].fill(0);
+        assert_eq!(super::span(&bytes), Some(bytes.len()));
     }
 }

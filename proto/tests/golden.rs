@@ -177,8 +177,8 @@ fn golden_bytes_of_a_log_entry() {
             ("0600000000000000", "durable_sequence"),
             ("0700000000000000", "sequence"),
             ("05000000", "len"),
-            ("00000000", "reserved"),
-            ("ac8690019701f660", "crc"),
+            ("2d9d8fc5", "check"),
+            ("875a8c9b1387c618", "crc"),
             ("68656c6c6f", "data"),
             ("000000", "padding"),
         ],
@@ -202,8 +202,8 @@ fn golden_bytes_of_a_hard_state() {
             ("0600000000000000", "durable_sequence"),
             ("0700000000000000", "sequence"),
             ("00000000", "len"),
-            ("00000000", "reserved"),
-            ("a831827257301d19", "crc"),
+            ("5339eeea", "check"),
+            ("c7883bff6428423e", "crc"),
         ],
     );
 }
@@ -225,8 +225,8 @@ fn golden_bytes_of_a_cut_of_the_log() {
             ("0600000000000000", "durable_sequence"),
             ("0700000000000000", "sequence"),
             ("00000000", "len"),
-            ("00000000", "reserved"),
-            ("6275291916c7b42c", "crc"),
+            ("a7b83753", "check"),
+            ("042edabae6b487f5", "crc"),
         ],
     );
 }
