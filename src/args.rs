@@ -78,6 +78,10 @@ pub struct ServerArgs {
     /// Where health, metrics and the admin API are served
     #[arg(long, value_name = "HOST:PORT", env = "BIXI_ADMIN_ADDR", default_value = "127.0.0.1:9001")]
     pub admin_addr: String,
+    /// Where the other nodes of the cluster reach this one, by mutual TLS; remembered. Without it nothing
+    /// internal listens
+    #[arg(long, value_name = "HOST:PORT", env = "BIXI_INTERNAL_ADDR")]
+    pub internal_addr: Option<String>,
     /// copies:N or ec:K+M; by default by the number of directories
     #[arg(long, value_name = "POLICY", env = "BIXI_REDUNDANCY")]
     pub redundancy: Option<String>,
@@ -332,8 +336,73 @@ pub struct ChangeArgs {
 /// `bixi cluster ...`.
 #[derive(Subcommand)]
 pub enum ClusterCommand {
+    /// Make directories the first node of a cluster that others can join; they may hold data already,
+    /// with the server stopped
+    Init {
+        /// Directories of the node
+        #[arg(required = true, value_name = "DIR")]
+        dirs: Vec<PathBuf>,
+        #[command(flatten)]
+        node: NodeDescription,
+    },
+    /// Print a token by which a machine can join, for a day; only the first node can
+    Token {
+        /// For how long it serves
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=30))]
+        days: u64,
+        /// Where the server is.
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Make empty directories a node of a running cluster; start it with `bixi server DIR...`
+    Join {
+        /// What `bixi cluster token` printed, or - to read it from standard input
+        token: String,
+        /// Directories of the node
+        #[arg(required = true, value_name = "DIR")]
+        dirs: Vec<PathBuf>,
+        #[command(flatten)]
+        node: NodeDescription,
+    },
+    /// Take a drained node out of the cluster for good
+    Remove {
+        /// Its name in `bixi node list`
+        name: String,
+        /// It will not come back: what lies there is rebuilt elsewhere from the rest
+        #[arg(long, requires = "yes")]
+        lost: bool,
+        /// With --lost: yes, I mean it
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Change the redundancy of new data; what is there and has less is laid out anew behind it
+    SetRedundancy {
+        /// copies:N or ec:K+M
+        policy: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
     /// Give every process of a `bixi dev` cluster a new certificate, without a restart
     RotateCertificates(RotateArgs),
+}
+
+/// What a node is called and where it stands.
+#[derive(Args, Clone, Debug)]
+pub struct NodeDescription {
+    /// Where the other nodes reach it, by mutual TLS
+    #[arg(long, value_name = "HOST:PORT", env = "BIXI_INTERNAL_ADDR")]
+    pub internal_addr: String,
+    /// Its name, unique in the cluster; by default the machine's
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The zone it stands in (give all nodes of a cluster one, or none)
+    #[arg(long, value_name = "ZONE", default_value = "", hide_default_value = true)]
+    pub zone: String,
+    /// The rack it stands in (the same)
+    #[arg(long, value_name = "RACK", default_value = "", hide_default_value = true)]
+    pub rack: String,
 }
 
 /// `bixi cluster rotate-certificates`.
@@ -569,6 +638,12 @@ mod tests {
             "bixi node drain n",
             "bixi node undrain n",
             "bixi node --spec f",
+            "bixi cluster init a b --internal-addr h:1 --name n --zone z --rack r",
+            "bixi cluster token --days 2",
+            "bixi cluster join T a b --internal-addr h:1",
+            "bixi cluster remove n",
+            "bixi cluster remove n --lost --yes",
+            "bixi cluster set-redundancy ec:4+2 --dry-run",
             "bixi plan --output json",
             "bixi safe-to-remove disk 3 node n --output json",
             "bixi config check f",

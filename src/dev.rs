@@ -32,6 +32,7 @@ use crate::args::DevArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::node::chunks::{Announced, Place};
+use crate::node::cluster::Naming;
 use crate::node::directories::{Added, Directories, Parts};
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
@@ -460,9 +461,8 @@ async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
                 service: service.clone(),
                 announced: announced.clone(),
                 meta: meta.clone(),
-                node: node.to_owned(),
+                naming: Naming::new(None, (node, address)),
                 domain: Some(domain),
-                address: address.to_owned(),
                 scrub,
                 replicas: None,
             };
@@ -521,8 +521,8 @@ async fn serve_doors(
     let parts = AdminParts {
         ready: Rc::clone(&ready),
         s3: config.listen.clone(),
-        policy: stored.to_string(),
         stores: ChunkService::default(),
+        inside: None,
     };
     let gateway = s3_gateway::config::Config::default();
     let region = gateway.region.clone();

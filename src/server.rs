@@ -20,8 +20,10 @@ use platform::net::Listener;
 use proto::meta::Body;
 use proto::rows::{ClusterRow, RedundancyRow};
 use proto::service::{class, code};
+use rpc::budget::Budget;
 use rpc::call::{Handler, Reply};
 use rpc::peers::Peers;
+use rpc::server::ServerConfig;
 use types::ids::ClusterId;
 use types::redundancy::Redundancy;
 
@@ -29,12 +31,14 @@ use crate::args::ServerArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::node::chunks::{Announced, Place};
+use crate::node::cluster::{Inside, Naming, NodeFile};
 use crate::node::directories::{Added, Directories, Parts};
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Home, Members, OpenError};
 use crate::node::metas::Group;
 use crate::node::replicas::{Replicas, local};
-use crate::node::{NodeError, chunks, memory, metas};
+use crate::node::tend::{self, Tender};
+use crate::node::{NodeError, certificates, chunks, founding, memory, metas};
 
 /// Partitions of a cluster made by this version.
 pub const PARTITIONS: u32 = 16;
@@ -110,12 +114,26 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         homes.push(home);
     }
     let founded = found_or_join(&platform, &mut homes).await?;
+    let file = founding::node_file(&platform, &homes, bases, args.internal_addr.as_deref()).await?;
+    let internal_listener = match &file {
+        Some(own) => Some(listen(&platform, &own.internal, "--internal-addr").await?),
+        None => None,
+    };
+    for home in &homes {
+        tend::clear(home)?;
+    }
+    let naming = Naming::new(file.clone(), (NODE, CHUNKS));
+    let founded: BTreeMap<u64, String> = founded.into_keys().map(|id| (id, naming.replica(id))).collect();
     let (cluster, secret) = match &homes[0].identity {
         Some(identity) => (identity.cluster, identity.cluster_secret),
         None => return Err(NodeError::new("directory without identity")),
     };
 
-    let peers = Peers::new(platform.clone(), cluster, secret.to_vec());
+    let security = match &file {
+        Some(_) => Some(certificates::load(&platform, founding::certified(&homes).await?, cluster).await?),
+        None => None,
+    };
+    let peers = Peers::secured(platform.clone(), cluster, secret.to_vec(), security.clone());
     let service = ChunkService::default();
     let announced = Announced::default();
     let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
@@ -123,34 +141,52 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     // slowest does.
     let scrub = chunks::scrub_cycle(args.scrub_days)?;
     let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config, scrub));
-    let starting = start_replicas(&platform, &peers, &homes, &names, &founded);
+    let contacts = file.as_ref().map(NodeFile::contacts).unwrap_or_default();
+    let starting = start_replicas(&platform, &peers, &homes, &names, &founded, (&naming, &contacts));
     let (servers, opened) = futures_util::future::join(starting, futures_util::future::join_all(opening)).await;
     let servers = servers?;
-    let addresses: Vec<String> = servers.iter().map(|(_, server)| server.replica().address().to_owned()).collect();
-    let meta = MetaClient::new(peers.clone(), NODE, addresses);
-    let replicas = Replicas::new(&peers, &meta, &announced, founded.len(), servers);
+    let mut addresses: Vec<String> = servers.iter().map(|(_, server)| server.replica().address().to_owned()).collect();
+    addresses.extend(contacts.values().filter(|address| !addresses.contains(address)).cloned().collect::<Vec<_>>());
+    let meta = MetaClient::new(peers.clone(), &naming.node, addresses);
+    let replicas = Replicas::new(&peers, &meta, &announced, &naming, founded.len(), servers);
     let parts = Parts {
         platform: platform.clone(),
         service: service.clone(),
         announced: announced.clone(),
         meta: meta.clone(),
-        node: NODE.to_owned(),
+        naming: naming.clone(),
         domain: None,
-        address: CHUNKS.to_owned(),
         scrub,
         replicas: Some(replicas.clone()),
     };
     let (given, known) = homes.split_at(bases);
     let directories = Directories::new(given, added, parts)?;
     directories.knows(known);
-    register_chunks(&peers, &service, &directories);
+    let stores = chunk_handler(&service, &directories);
+    peers.register_local(&naming.stores, Rc::clone(&stores));
+    let inside = file.clone().map(|file| {
+        let disk = homes[0].disk.clone();
+        let (platform, meta, replicas) = (platform.clone(), meta.clone(), replicas.clone());
+        Inside { platform, disk, file, cluster: (cluster, secret), meta, replicas, stores }
+    });
+    if let (Some(inside), Some(listener)) = (&inside, internal_listener) {
+        let config = ServerConfig {
+            cluster,
+            secret: secret.to_vec(),
+            tls: security,
+            budget: Budget::new(usize::try_from(memory::shares().calls).unwrap_or(usize::MAX)),
+            slow: Duration::from_secs(1),
+        };
+        platform.tasks().spawn(rpc::server::serve(platform.clone(), listener, config, inside.clone().handler()));
+        platform.tasks().spawn(inside.clone().renew());
+    }
     for ((opened, name), home) in opened.into_iter().zip(&names).zip(&homes) {
         let raft_id = home.identity.as_ref().map_or(0, |own| own.raft_id);
-        let replica = if raft_id == 0 { String::new() } else { local(raft_id) };
+        let replica = if raft_id == 0 { String::new() } else { naming.replica(raft_id) };
         match opened {
             Ok(store) => {
-                let domain = format!("disk-{name}");
-                announced.add(store, &Place { node: NODE, domain: &domain, address: CHUNKS, replica: &replica });
+                let (domain, Naming { node, stores: address, .. }) = (naming.domain(name), &naming);
+                announced.add(store, &Place { node, domain: &domain, address, replica: &replica });
             }
             Err(error) if homes.len() > 1 => {
                 tracing::error!(%error, "this directory is not served; its chunks are read from the others");
@@ -168,9 +204,12 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         chunk_capacity: CHUNK_CAPACITY,
         cell_size: CELL,
     };
-    meta.bare_command(Body::InitCluster(init)).await.map_err(|error| {
-        NodeError::new(format!("{error}; are more than half of the metaserver's directories there and sound?"))
-    })?;
+    // Only who founded it can be the first to speak to the cluster.
+    if !founded.is_empty() {
+        meta.bare_command(Body::InitCluster(init)).await.map_err(|error| {
+            NodeError::new(format!("{error}; are more than half of the metaserver's directories there and sound?"))
+        })?;
+    }
     let (row, stored) = doors::cluster(&meta).await?;
     if wanted.is_some_and(|wanted| wanted != stored) {
         return Err(NodeError::conflict(format!(
@@ -180,10 +219,20 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     announced.register(&meta).await.map_err(|error| NodeError::new(error.to_string()))?;
     meta.heartbeat(announced.reports()).await.map_err(|error| NodeError::new(error.to_string()))?;
     directories.mend();
-    platform.tasks().spawn(announced.clone().heartbeat(meta.clone(), Some(directories)));
+    platform.tasks().spawn(announced.clone().heartbeat(meta.clone(), Some(directories.clone())));
+    let copies = match &file {
+        Some(file) => {
+            let known = file.contacts().into_values().chain(replicas.known().into_values()).collect();
+            let copies = tend::ask_group(&meta, &known).await?.voters.len();
+            let (meta, replicas, naming, file) = (meta.clone(), replicas.clone(), naming.clone(), file.clone());
+            platform.tasks().spawn(Tender { meta, replicas, directories, naming, file }.run());
+            copies
+        }
+        None => replicas.servers().len(),
+    };
 
     let layer = ChunkLayer::new(&meta, usize::try_from(memory::shares().cache).unwrap_or(usize::MAX));
-    let objects = doors::objects(&meta, &layer, &row, stored, replicas.servers().len());
+    let objects = doors::objects(&meta, &layer, &row, stored, copies);
     let root = write_credentials(&homes[0], &objects).await?;
     layer.spawn_executor(&meta);
     let ready = Rc::new(Cell::new(true));
@@ -194,11 +243,10 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     gateway.tls = tls;
     let scheme = if gateway.tls.is_some() { "https" } else { "http" };
     doors::spawn_s3(&platform, s3_listener, &objects, gateway);
-    let parts =
-        AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), policy: stored.to_string(), stores: service.clone() };
+    let parts = AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), stores: service.clone(), inside };
     doors::spawn_admin(&platform, admin_listener, &objects, &meta, &region, parts);
     let credentials = homes[0].disk.path().join("credentials");
-    greet(&format!("{scheme}://{s3}"), &admin, &root, &credentials, stored, homes.len());
+    greet(&format!("{scheme}://{s3}"), &admin, &root, &credentials, stored, homes.len(), file.as_ref());
 
     platform::signal::wait_for_stop().await;
     tracing::info!("stopping");
@@ -217,7 +265,10 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
 
 /// Opens the directories; each is known by its place in the list, from 1. One whose disk fails is
 /// left out if others hold a cluster: they serve on.
-async fn open_homes(platform: &Platform, dirs: &[PathBuf]) -> Result<(Vec<Home>, Vec<String>), NodeError> {
+///
+/// # Errors
+/// In use, given twice, copies of each other, or none can be opened.
+pub async fn open_homes(platform: &Platform, dirs: &[PathBuf]) -> Result<(Vec<Home>, Vec<String>), NodeError> {
     let (mut homes, mut names): (Vec<Home>, Vec<String>) = Default::default();
     let mut broken = Vec::new();
     for (at, path) in dirs.iter().enumerate() {
@@ -277,7 +328,10 @@ fn server_tls(args: &ServerArgs) -> Result<Option<platform::tls::ServerTls>, Nod
 
 /// Makes a new cluster in directories that are all new, or lets new ones join the cluster of the
 /// others. Answers the founding replicas.
-async fn found_or_join(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, String>, NodeError> {
+///
+/// # Errors
+/// Of several clusters, or the disk.
+pub async fn found_or_join(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, String>, NodeError> {
     let old = homes.iter().find(|home| home.members.is_some()).cloned();
     let Some(Home { disk, identity: Some(first), members: Some(members) }) = old else {
         return found(platform, homes).await;
@@ -336,10 +390,6 @@ async fn found(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, 
     Ok(founders)
 }
 
-fn register_chunks(peers: &Peers, service: &ChunkService, directories: &Directories) {
-    peers.register_local(CHUNKS, chunk_handler(service, directories));
-}
-
 /// Serves what chunkservers are asked.
 pub fn chunk_handler(service: &ChunkService, directories: &Directories) -> Handler {
     let (service, directories) = (service.clone(), directories.clone());
@@ -361,14 +411,18 @@ async fn start_replicas(
     homes: &[Home],
     names: &[String],
     founders: &BTreeMap<u64, String>,
+    (naming, others): (&Naming, &BTreeMap<u64, String>),
 ) -> Result<Vec<(PathBuf, MetaServer)>, NodeError> {
     let mut servers = Vec::new();
     let mut broken = None;
-    // All replicas live in this process, founders and those that replaced some.
+    // Alone, all replicas live in this process, founders and those that replaced some.
     let present = homes.iter().filter_map(|home| home.identity.as_ref().map(|own| own.raft_id)).filter(|id| *id != 0);
-    let contacts: BTreeMap<u64, String> = present.map(|id| (id, local(id))).collect();
+    let mut contacts: BTreeMap<u64, String> = present.map(|id| (id, naming.replica(id))).collect();
+    let is_empty = contacts.is_empty();
     // Founders whose directories are not here any more: those that join take their places.
-    let mut gone: Vec<u64> = founders.keys().copied().filter(|id| !contacts.contains_key(id)).collect();
+    let is_gone = |id: &u64| !contacts.contains_key(id) && !naming.is_reached();
+    let mut gone: Vec<u64> = founders.keys().copied().filter(is_gone).collect();
+    contacts.extend(others.iter().map(|(id, address)| (*id, address.clone())));
     let starting = homes.iter().zip(names).filter_map(|(home, name)| {
         let raft_id = home.identity.as_ref().map(|own| own.raft_id).filter(|id| *id != 0)?;
         let founder = founders.contains_key(&raft_id);
@@ -378,7 +432,7 @@ async fn start_replicas(
             replaces: if founder { 0 } else { gone.pop().unwrap_or(0) },
         };
         Some(async move {
-            let (name, address) = (format!("meta-{name}"), local(raft_id));
+            let (name, address) = (naming.replica_name(&format!("meta-{name}")), naming.replica(raft_id));
             let started = metas::start(platform, peers, home, &name, &address, group).await;
             started.map(|server| (home.disk.path().to_owned(), server))
         })
@@ -388,6 +442,8 @@ async fn start_replicas(
         match started {
             Ok((dir, server)) => {
                 register_meta(peers, server.replica().address(), &server);
+                // As those here called it before the process became a node of a cluster.
+                register_meta(peers, &local(server.replica().raft_id()), &server);
                 servers.push((dir, server));
             }
             Err(error) => {
@@ -403,6 +459,7 @@ async fn start_replicas(
     match (founder, broken) {
         (Some(founder), _) => founder.replica().campaign(),
         (None, Some(error)) => return Err(error),
+        (None, None) if naming.is_reached() && (is_empty || !servers.is_empty()) => {}
         (None, None) => {
             return Err(NodeError::new(
                 "none of these directories holds a metaserver replica; add the cluster's other directories",
@@ -445,11 +502,14 @@ fn greet(
     credentials: &Path,
     policy: Redundancy,
     dirs: usize,
+    node: Option<&NodeFile>,
 ) {
     // With metadata on three directories, two losses may take its majority.
     let metadata = if dirs >= 3 { 1 } else { 0 };
     let losses = policy.parity();
-    let safety = if losses == 0 {
+    let safety = if let Some(own) = node {
+        format!("{policy}; node {} is reached by the others at {}", own.name, own.internal)
+    } else if losses == 0 {
         format!(
             "ONE COPY ONLY ({policy}): losing {} loses data. Give 3 or more directories for redundancy.",
             if dirs == 1 { "this directory" } else { "a directory" }

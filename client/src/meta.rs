@@ -122,6 +122,26 @@ impl MetaClient {
         self.0.addresses.borrow_mut().push(address.to_owned());
     }
 
+    /// These replicas may lead, and no others. An empty list changes nothing.
+    pub fn set_addresses(&self, addresses: Vec<String>) {
+        let mut known = self.0.addresses.borrow_mut();
+        if !addresses.is_empty() && *known != addresses {
+            let at = known[self.0.at.get() % known.len()].clone();
+            // Whoever led leads on.
+            self.0.at.set(addresses.iter().position(|address| *address == at).unwrap_or(0));
+            *known = addresses;
+        }
+    }
+
+    /// Has a metaserver replica leave the group for good.
+    ///
+    /// # Errors
+    /// It is the last one; no leader in time.
+    pub async fn leave_replica(&self, raft_id: u64) -> Result<(), MetaError> {
+        let ask = Request::LeaveReplica(proto::members::LeaveReplica { raft_id });
+        self.ask(self.0.peers.new_request(), &ask).await.map(|_| ())
+    }
+
     /// The platform beneath.
     pub fn platform(&self) -> &Platform {
         self.0.peers.platform()

@@ -68,7 +68,7 @@ pub enum Body {
     #[prost(message, tag = "24")]
     RemoveDisk(members::RemoveDisk),
     #[prost(message, tag = "25")]
-    SetRedundancy(SetRedundancy),
+    SetRedundancy(members::SetRedundancy),
     #[prost(message, tag = "30")]
     CreateBucket(CreateBucket),
     #[prost(message, tag = "31")]

@@ -14,6 +14,7 @@ pub mod credentials;
 pub mod session;
 
 pub mod bucket;
+pub mod cluster;
 pub mod disk;
 pub mod durability;
 pub mod fsck;
@@ -93,6 +94,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Object(command) => with_platform(|platform| object::run(platform, command)),
         Command::Key(command) => with_platform(|platform| key::run(platform, command)),
         Command::Cluster(ClusterCommand::RotateCertificates(args)) => dev::certificates::rotate(args),
+        Command::Cluster(command) => with_platform(|platform| cluster::run(platform, command)),
         Command::Config(ConfigCommand::Check { file, output }) => config::check(file, output),
         Command::Bench(BenchCommand::S3(args)) => with_platform(|platform| bench_s3::run(platform, args)),
         Command::Bench(BenchCommand::Disk { dir, output }) => with_platform(|platform| async move {

@@ -23,8 +23,9 @@ use types::ids::StoreId;
 
 use super::NodeError;
 use super::chunks::{self, Announced, Place};
+use super::cluster::Naming;
 use super::identity::{self, Home, Members, OpenError};
-use super::replicas::{Replicas, local};
+use super::replicas::Replicas;
 use crate::server::SLOT;
 
 const FILE: &str = "directories";
@@ -51,12 +52,10 @@ pub struct Parts {
     pub announced: Announced,
     /// The way to the metaserver.
     pub meta: MetaClient,
-    /// The process's name.
-    pub node: String,
-    /// The failure domain of an added disk; by its store if there is none.
+    /// How it is called and where it is reached.
+    pub naming: Naming,
+    /// The failure domain of all disks; one for each if there is none.
     pub domain: Option<String>,
-    /// Where the process is reached.
-    pub address: String,
     /// Time of a scrub.
     pub scrub: Option<Duration>,
     /// The metaserver replicas of the process, if it may hold several.
@@ -160,10 +159,12 @@ impl Directories {
         }
         let store = chunks::start(&parts.platform, &parts.service, home, config, parts.scrub).await?;
         let id = store.id();
-        let domain = parts.domain.clone().unwrap_or_else(|| format!("disk-{id}"));
-        let replica = home.identity.as_ref().map(|own| own.raft_id).filter(|raft_id| *raft_id != 0).map(local);
+        let domain = parts.domain.clone().unwrap_or_else(|| parts.naming.domain(&id.to_string()));
+        let raft_id = home.identity.as_ref().map(|own| own.raft_id).filter(|raft_id| *raft_id != 0);
+        let replica = raft_id.map(|raft_id| parts.naming.replica(raft_id));
         let replica = replica.unwrap_or_default();
-        let place = Place { node: &parts.node, domain: &domain, address: &parts.address, replica: &replica };
+        let naming = &parts.naming;
+        let place = Place { node: &naming.node, domain: &domain, address: &naming.stores, replica: &replica };
         parts.announced.add(store, &place);
         self.0.homes.borrow_mut().push(home.clone());
         Ok(id)
@@ -254,10 +255,25 @@ impl Directories {
         let Some(replicas) = &self.0.parts.replicas else { return };
         let homes = self.0.homes.borrow().clone();
         for started in replicas.fill(&homes).await {
-            let mut homes = self.0.homes.borrow_mut();
-            homes.retain(|home| home.disk.path() != started.disk.path());
-            homes.push(started);
+            self.exchange(started);
         }
+    }
+
+    /// Directories that are served, as they are now; hold `changing` while one is exchanged.
+    pub fn homes(&self) -> Vec<Home> {
+        self.0.homes.borrow().clone()
+    }
+
+    /// A directory's identity has changed.
+    pub fn exchange(&self, home: Home) {
+        let mut homes = self.0.homes.borrow_mut();
+        homes.retain(|old| old.disk.path() != home.disk.path());
+        homes.push(home);
+    }
+
+    /// Nobody else changes directories until the guard goes.
+    pub async fn changing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.changing.lock().await
     }
 
     /// Puts a directory on the list. Answers whether it was not there, nor given at the start.

@@ -18,6 +18,7 @@ use proto::rows::ClusterRow;
 use s3_gateway::admin::AdminHooks;
 use types::redundancy::Redundancy;
 
+use super::cluster::Inside;
 use super::{NodeError, descriptors, members, memory, status};
 
 /// The chunk layer of a process.
@@ -77,10 +78,10 @@ pub struct AdminParts {
     pub ready: Rc<Cell<bool>>,
     /// Where S3 listens, for people.
     pub s3: String,
-    /// Redundancy, for people.
-    pub policy: String,
     /// The stores of this process.
     pub stores: ChunkService,
+    /// What it serves to other nodes, if it does.
+    pub inside: Option<Inside>,
 }
 
 /// Serves the admin API as a task.
@@ -93,13 +94,15 @@ pub fn spawn_admin(
     parts: AdminParts,
 ) {
     let ready = Rc::clone(&parts.ready);
-    let (meta, s3, policy) = (meta.clone(), parts.s3, parts.policy);
+    let (meta, s3, inside) = (meta.clone(), parts.s3, parts.inside.map(Rc::new));
+    objects.follow_policy();
+    let policy_objects = objects.clone();
     let metrics_objects = objects.clone();
     let (checks, changes, stores) = (meta.clone(), meta.clone(), parts.stores);
     let hooks = AdminHooks {
         ready: Rc::new(move || ready.get()),
         status: Rc::new(move || {
-            let (meta, s3, policy) = (meta.clone(), s3.clone(), policy.clone());
+            let (meta, s3, policy) = (meta.clone(), s3.clone(), policy_objects.policy().to_string());
             Box::pin(async move { status::tree(&meta, &s3, &policy).await })
         }),
         fsck: Rc::new(move |disk, after| {
@@ -107,8 +110,8 @@ pub fn spawn_admin(
             Box::pin(async move { status::disk_page(&meta, disk, after).await })
         }),
         members: Rc::new(move |asked| {
-            let meta = changes.clone();
-            Box::pin(async move { members::carry_out(&meta, asked).await })
+            let (meta, inside) = (changes.clone(), inside.clone());
+            Box::pin(async move { members::carry_out(&meta, inside.as_deref(), asked).await })
         }),
         metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores())),
     };

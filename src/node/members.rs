@@ -1,20 +1,26 @@
 //! Disks and nodes: what the admin door passes on of `bixi disk`, `bixi node`, `bixi plan` and
 //! `bixi safe-to-remove`, in the words of the metaserver and of the processes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use client::meta::{MetaClient, MetaError};
 use proto::chunk::AddDisk;
-use proto::members::{AskSafety, DrainDisks, PlanView, PlannedMove, RemoveDisk, Safety, why};
+use proto::members::{AskSafety, DrainDisks, PlanView, PlannedMove, RemoveDisk, Safety, SetRedundancy, why};
 use proto::meta::{Body, refusal};
 use proto::query::{Ask, AskAll, DiskEntry};
-use proto::rows::disk_state;
+use proto::rows::{RedundancyRow, disk_state};
 use proto::service::{Answer, Request, code};
 use rpc::call::CallError;
+use rpc::peers::split_address;
 use s3_gateway::admin::members::{Asked, Denied};
 use serde_json::{Value, json};
 use types::ids::{ChunkId, Partition, StoreId};
+use types::redundancy::{BadRedundancy, Redundancy};
+
+use super::cluster::Inside;
+use super::tend;
 
 /// How long a process may take to open a directory.
 const ADD_TIMEOUT: Duration = Duration::from_secs(50);
@@ -23,7 +29,7 @@ const ADD_TIMEOUT: Duration = Duration::from_secs(50);
 ///
 /// # Errors
 /// What stands against it, or no leader in time.
-pub async fn carry_out(meta: &MetaClient, asked: Asked) -> Result<Value, Denied> {
+pub async fn carry_out(meta: &MetaClient, inside: Option<&Inside>, asked: Asked) -> Result<Value, Denied> {
     match asked {
         Asked::Plan => {
             let view = meta.query(Ask::Plan(AskAll {})).await.map_err(denied)?;
@@ -40,7 +46,49 @@ pub async fn carry_out(meta: &MetaClient, asked: Asked) -> Result<Value, Denied>
             Ok(json!({ "disk": disk, "state": "removed" }))
         }
         Asked::Add { path, node } => add(meta, path, &node).await,
+        Asked::RemoveNode { node, lost } => remove_node(meta, &node, lost).await,
+        Asked::Token { days } => {
+            let text = "this process is no node that others can join; see bixi cluster init --help";
+            let inside = inside.ok_or_else(|| Denied::conflict(text))?;
+            let token = inside.token(days).await.map_err(|error| Denied::conflict(error.text))?;
+            Ok(json!({ "token": token }))
+        }
+        Asked::SetRedundancy { policy } => {
+            let policy: Redundancy = policy.parse().map_err(|error: BadRedundancy| Denied::bad(error.to_string()))?;
+            let body = Body::SetRedundancy(SetRedundancy { redundancy: RedundancyRow::from(policy) });
+            meta.command(Partition(0), body).await.map_err(denied)?;
+            Ok(json!({ "redundancy": policy.to_string() }))
+        }
     }
+}
+
+/// Takes all disks of a node out of the pool, then its replicas out of the metadata's group.
+async fn remove_node(meta: &MetaClient, node: &str, lost: bool) -> Result<Value, Denied> {
+    let all = meta.query(Ask::Disks(AskAll {})).await.map_err(denied)?.disks;
+    let own: Vec<&DiskEntry> = all.iter().filter(|entry| entry.row.node == node).collect();
+    if own.is_empty() {
+        return Err(Denied::not_found(format!("there is no node {node}")));
+    }
+    let is_other = |entry: &&DiskEntry| entry.row.node != node && entry.row.state == disk_state::IN;
+    if !all.iter().any(|entry| is_other(&entry)) {
+        return Err(Denied::conflict(format!("{node} is the only node with disks in use")));
+    }
+    let in_pool: Vec<u64> = own.iter().filter(|entry| !entry.row.removed).map(|entry| entry.disk).collect();
+    for disk in &in_pool {
+        let body = Body::RemoveDisk(RemoveDisk { disk: *disk, lost });
+        meta.command(Partition(0), body).await.map_err(denied)?;
+    }
+    let machines: BTreeSet<&str> = own.iter().map(|entry| entry.row.address.as_str()).collect();
+    let known = all.iter().map(|entry| entry.row.replica.clone()).filter(|address| !address.is_empty()).collect();
+    let group = tend::ask_group(meta, &known).await.map_err(|error| Denied::unavailable(error.text))?;
+    let mut left = 0;
+    for (raft_id, address) in group.member_ids.iter().zip(&group.members) {
+        if machines.contains(split_address(address).0) {
+            meta.leave_replica(*raft_id).await.map_err(denied)?;
+            left += 1;
+        }
+    }
+    Ok(json!({ "node": node, "disks": in_pool, "replicas": left, "state": "removed" }))
 }
 
 async fn entries(meta: &MetaClient) -> Result<Vec<DiskEntry>, Denied> {

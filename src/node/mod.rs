@@ -2,15 +2,19 @@
 
 pub mod certificates;
 pub mod chunks;
+pub mod cluster;
 pub mod descriptors;
 pub mod directories;
 pub mod doors;
+pub mod founding;
 pub mod identity;
 pub mod members;
 pub mod memory;
 pub mod metas;
 pub mod replicas;
 pub mod status;
+pub mod tend;
+pub mod voters;
 
 use std::fmt;
 

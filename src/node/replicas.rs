@@ -16,6 +16,7 @@ use platform::Platform;
 use proto::query::{Ask, AskAll};
 use rpc::peers::Peers;
 
+use super::cluster::Naming;
 use super::identity::{self, Home};
 use super::metas::{self, Group};
 use super::{NodeError, chunks::Announced};
@@ -35,7 +36,8 @@ struct Inner {
     peers: Peers,
     meta: MetaClient,
     announced: Announced,
-    /// How many the cluster was founded with.
+    naming: Naming,
+    /// How many the process is to hold; none for itself in a cluster of several nodes, where `tend` decides.
     wanted: usize,
     running: RefCell<Vec<Running>>,
 }
@@ -50,6 +52,7 @@ impl Replicas {
         peers: &Peers,
         meta: &MetaClient,
         announced: &Announced,
+        naming: &Naming,
         wanted: usize,
         running: Vec<(PathBuf, MetaServer)>,
     ) -> Replicas {
@@ -59,7 +62,8 @@ impl Replicas {
             peers: peers.clone(),
             meta: meta.clone(),
             announced: announced.clone(),
-            wanted,
+            naming: naming.clone(),
+            wanted: if naming.is_reached() { 0 } else { wanted },
             running: RefCell::new(running),
         }))
     }
@@ -67,6 +71,31 @@ impl Replicas {
     /// All that run.
     pub fn servers(&self) -> Vec<MetaServer> {
         self.0.running.borrow().iter().map(|one| one.server.clone()).collect()
+    }
+
+    /// The one that a call is meant for; with 0 the one that leads, or any.
+    pub fn addressed(&self, raft_id: u64) -> Option<MetaServer> {
+        let servers = self.servers();
+        if raft_id != 0 {
+            return servers.into_iter().find(|server| server.replica().raft_id() == raft_id);
+        }
+        servers.iter().find(|server| server.replica().is_leader()).or(servers.first()).cloned()
+    }
+
+    /// Members of the group that replicas here know, by Raft id.
+    pub fn known(&self) -> BTreeMap<u64, String> {
+        let servers = self.servers();
+        let newest = servers.iter().max_by_key(|server| server.replica().applied());
+        newest.map(|server| server.replica().group()).unwrap_or_default()
+    }
+
+    /// Takes a replica that belongs to the group no more out of the process; answers its directory.
+    pub fn take_out(&self, raft_id: u64, why: &str) -> Option<PathBuf> {
+        let mut running = self.0.running.borrow_mut();
+        let at = running.iter().position(|one| one.server.replica().raft_id() == raft_id)?;
+        let gone = running.remove(at);
+        gone.server.replica().retire(why);
+        Some(gone.dir)
     }
 
     /// The replica in a directory that was removed stops.
@@ -95,7 +124,8 @@ impl Replicas {
                 continue;
             }
             let Some(replaces) = gone.pop() else { break };
-            match self.start_in(home, replaces).await {
+            let contacts = self.contacts();
+            match self.start_in(home, replaces, contacts).await {
                 Ok(home) => {
                     tracing::warn!(dir = %home.disk.path().display(), "a metaserver replica begins here");
                     begun.push(home);
@@ -118,23 +148,30 @@ impl Replicas {
         Ok(members.into_iter().filter(|(_, address)| removed.contains(address)).map(|(id, _)| id).collect())
     }
 
-    async fn start_in(&self, home: &Home, replaces: u64) -> Result<Home, NodeError> {
+    fn contacts(&self) -> BTreeMap<u64, String> {
+        let address = |one: &Running| (one.server.replica().raft_id(), one.server.replica().address().to_owned());
+        self.0.running.borrow().iter().map(address).collect()
+    }
+
+    /// Begins a replica in a directory without one; it asks `contacts` to be let in.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn start_in(
+        &self,
+        home: &Home,
+        replaces: u64,
+        contacts: BTreeMap<u64, String>,
+    ) -> Result<Home, NodeError> {
         let platform = &self.0.platform;
         let Some(mut own) = home.identity.clone() else { return Err(NodeError::new("directory without identity")) };
-        let running: BTreeMap<u64, String> = {
-            let running = self.0.running.borrow();
-            running
-                .iter()
-                .map(|one| (one.server.replica().raft_id(), one.server.replica().address().to_owned()))
-                .collect()
-        };
         own.raft_id = identity::random_id(platform);
-        let (raft_id, address, store) = (own.raft_id, local(own.raft_id), own.store);
+        let (raft_id, address, store) = (own.raft_id, self.0.naming.replica(own.raft_id), own.store);
         let mut home = home.clone();
         identity::founding_is_over(&home).await?;
         identity::write_identity(&mut home, own).await?;
-        let group = Group { founders: BTreeMap::new(), contacts: running, replaces };
-        let name = format!("meta-{raft_id:x}");
+        let group = Group { founders: BTreeMap::new(), contacts, replaces };
+        let name = self.0.naming.replica_name(&format!("meta-{raft_id:x}"));
         let server = metas::start(platform, &self.0.peers, &home, &name, &address, group).await?;
         crate::server::register_meta(&self.0.peers, &address, &server);
         self.0.meta.add_address(&address);

@@ -12,7 +12,7 @@ mod multipart;
 pub mod reader;
 pub mod writer;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -36,6 +36,8 @@ use crate::chunk::writer::ChunkWriter;
 use crate::meta::MetaClient;
 
 /// How long a bucket that was looked up is believed by reads and writes (commands check anew).
+/// How often a process looks for the cluster's redundancy.
+const POLICY_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
 const BUCKET_CACHED: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Settings of the object layer.
@@ -63,7 +65,7 @@ struct Inner {
     writer: ChunkWriter,
     packer: Packer,
     reader: ChunkReader,
-    policy: Redundancy,
+    policy: Cell<Redundancy>,
     inline_max: usize,
     append_unit: usize,
     partitions: u32,
@@ -106,13 +108,33 @@ impl Objects {
             packer: Packer::new(writer.clone()),
             writer,
             reader,
-            policy: config.policy,
+            policy: Cell::new(config.policy),
             inline_max: config.inline_max,
             append_unit: config.append_unit,
             partitions: cluster.partitions.max(1),
             keys: RefCell::new(BTreeMap::new()),
             buckets: RefCell::new(BTreeMap::new()),
         }))
+    }
+
+    /// The redundancy of what is written now.
+    pub fn policy(&self) -> Redundancy {
+        self.0.policy.get()
+    }
+
+    /// Goes by the cluster's redundancy from now on, also when somebody changes it.
+    pub fn follow_policy(&self) {
+        let this = self.clone();
+        let tasks = self.0.meta.platform().tasks().clone();
+        tasks.spawn(async move {
+            loop {
+                this.0.meta.platform().clock().sleep(POLICY_PERIOD).await;
+                let Ok(view) = this.0.meta.query(Ask::Cluster(AskAll {})).await else { continue };
+                if let Some(policy) = view.cluster.and_then(|row| row.redundancy.policy()) {
+                    this.0.policy.set(policy);
+                }
+            }
+        });
     }
 
     /// The chunk reader beneath, for counters.

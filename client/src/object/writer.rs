@@ -33,6 +33,8 @@ type Stored = Result<(Extent, Pin), WriteError>;
 pub struct ObjectWriter {
     objects: Rc<Inner>,
     partition: Partition,
+    /// As it was when the first byte came.
+    policy: Redundancy,
     pending: VecDeque<Bytes>,
     pending_len: usize,
     written: u64,
@@ -44,9 +46,11 @@ pub struct ObjectWriter {
 
 impl ObjectWriter {
     pub(super) fn new(objects: Rc<Inner>, partition: Partition) -> ObjectWriter {
+        let policy = objects.policy.get();
         ObjectWriter {
             objects,
             partition,
+            policy,
             pending: VecDeque::new(),
             pending_len: 0,
             written: 0,
@@ -85,7 +89,7 @@ impl ObjectWriter {
 
     /// Bytes of one append: as much as fits, in whole stripes.
     async fn unit_len(&self) -> Result<usize, ObjectError> {
-        let policy = self.objects.policy;
+        let policy = self.policy;
         let stripe = self.objects.writer.stripe_len(self.partition, policy).await?;
         let unit = self.objects.append_unit.min(APPEND_MAX * policy.needed());
         Ok((unit / stripe).max(1) * stripe)
@@ -117,7 +121,7 @@ impl ObjectWriter {
 
     async fn append(&mut self, payload: Bytes) -> Result<(), ObjectError> {
         let logical = self.written - self.pending_len as u64 - payload.len() as u64;
-        let (writer, partition, policy) = (self.objects.writer.clone(), self.partition, self.objects.policy);
+        let (writer, partition, policy) = (self.objects.writer.clone(), self.partition, self.policy);
         let work = async move { writer.append(partition, policy, payload).await };
         let task = self.objects.meta.platform().tasks().spawn(carried(work));
         self.running.push_back((logical, task));
@@ -149,7 +153,7 @@ impl ObjectWriter {
             let inline = self.take(len);
             return Ok((NewBody { inline, extents: Vec::new(), size: self.written }, Vec::new()));
         }
-        let policy = self.objects.policy;
+        let policy = self.policy;
         if let Redundancy::Erasure { .. } = policy {
             let stripe = self.objects.writer.stripe_len(self.partition, policy).await?;
             let whole = self.pending_len / stripe * stripe;

@@ -49,8 +49,7 @@ impl MetaServer {
         if is_known && !own.any(|row| row.state == disk_state::IN && !row.draining) {
             return Ok(Some("the replica's node is drained or was removed"));
         }
-        let has_another =
-            group.iter().any(|(id, address)| split_address(address).0 == machine && *id != ask.replaces);
+        let has_another = group.iter().any(|(id, address)| split_address(address).0 == machine && *id != ask.replaces);
         if has_another && group.len() >= REPLICAS && !group.contains_key(&ask.replaces) {
             return Ok(Some("another replica of the node belongs to the group"));
         }

@@ -295,8 +295,10 @@ impl MetaServer {
             self.0.repairs.borrow_mut().try_all_again();
             self.0.agenda.borrow_mut().try_all_again();
         }
-        if let Some(Body::DrainDisks(body)) = &command.body {
-            self.can_drain(body)?;
+        match &command.body {
+            Some(Body::DrainDisks(body)) => self.can_drain(body)?,
+            Some(Body::SetRedundancy(body)) => self.can_have(body)?,
+            _ => {}
         }
         let outcome = self.propose(command).await?;
         if registers {

@@ -128,9 +128,8 @@ impl Pool {
         }
         let logical = row.sealed_len.saturating_mul(now.needed() as u64);
         let is_full = logical >= row.capacity / TRANSCODE_FILL;
-        let bytes = |policy: Redundancy| {
-            policy.shard_len(logical, row.cell_size).saturating_mul(policy.shards() as u64)
-        };
+        let bytes =
+            |policy: Redundancy| policy.shard_len(logical, row.cell_size).saturating_mul(policy.shards() as u64);
         let wanted = self.policy.filter(|wanted| wanted.parity() > now.parity());
         let then = match (wanted, row.becomes.and_then(|becomes| becomes.policy())) {
             (Some(wanted), _) if is_full => wanted,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::keys;
-use proto::members::{AskSafety, DrainDisks, Safety};
+use proto::members::{AskSafety, DrainDisks, Safety, SetRedundancy};
 use proto::meta::{JoinReplica, MetaState, MetaStateRequest};
 use proto::rows::{ChunkRow, chunk_state, disk_state};
 use proto::service::{Answer, Request, class, code};
@@ -197,6 +197,16 @@ impl MetaServer {
         let replicas = self.ask_replicas().await;
         let silent = |id: &u64| replicas.get(id).is_some_and(Option::is_none);
         voters.into_iter().find(silent).unwrap_or(ask.replaces)
+    }
+
+    /// The disks must be enough for a redundancy.
+    pub(super) fn can_have(&self, body: &SetRedundancy) -> Result<(), Trouble> {
+        let Some(policy) = body.redundancy.policy() else { return Ok(()) };
+        if placement::plan(policy, &self.candidates(&[])?).is_none() {
+            let text = format!("the disks that can be written now are too few for {policy}; add some first");
+            return Err(Trouble::new(class::GIVE_UP, code::CONFLICT, text));
+        }
+        Ok(())
     }
 
     /// Draining must leave disks to write on.

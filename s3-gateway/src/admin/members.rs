@@ -7,6 +7,9 @@
 //! POST /v1/disks           {"path":..,"node":..}    adds a directory
 //! POST /v1/disks/drain     {"disks":..,"node":..,"draining":..}
 //! POST /v1/disks/remove    {"disk":..,"lost":..}
+//! POST /v1/nodes/remove    {"node":..,"lost":..}
+//! POST /v1/cluster/token   {"days":..}              lets one more machine in
+//! POST /v1/cluster/redundancy {"policy":..}
 //! ```
 //!
 //! All for the root user only: what asks looks at every chunk, and tells how the cluster is built.
@@ -44,6 +47,23 @@ pub enum Asked {
         node: String,
         /// Drain, else take back.
         draining: bool,
+    },
+    /// Take a node out of the cluster.
+    RemoveNode {
+        /// Its name.
+        node: String,
+        /// It will not come back, whatever lies there.
+        lost: bool,
+    },
+    /// A token by which a machine can join.
+    Token {
+        /// How long it serves.
+        days: u64,
+    },
+    /// Change the redundancy of new data.
+    SetRedundancy {
+        /// As it is written.
+        policy: String,
     },
     /// Take a disk out of the pool.
     Remove {
@@ -124,9 +144,31 @@ struct RemoveBody {
     lost: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveNodeBody {
+    node: String,
+    #[serde(default)]
+    lost: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenBody {
+    days: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RedundancyBody {
+    policy: String,
+}
+
 /// Whether a path is one of these.
 pub(super) fn is_here(path: &str) -> bool {
-    matches!(path, "/v1/plan" | "/v1/safe-to-remove" | "/v1/disks" | "/v1/disks/drain" | "/v1/disks/remove")
+    let disks = matches!(path, "/v1/disks" | "/v1/disks/drain" | "/v1/disks/remove");
+    let cluster = matches!(path, "/v1/nodes/remove" | "/v1/cluster/token" | "/v1/cluster/redundancy");
+    disks || cluster || matches!(path, "/v1/plan" | "/v1/safe-to-remove")
 }
 
 /// What a request asks about disks and nodes; `None` if it asks something else.
@@ -147,6 +189,18 @@ pub(super) fn asked(method: &Method, path: &str, body: &[u8]) -> Result<Option<A
                 return Err(Denied::bad("neither disks nor a node"));
             }
             Asked::Drain { disks, node, draining }
+        }
+        ("POST", "/v1/nodes/remove") => {
+            let RemoveNodeBody { node, lost } = parsed(body)?;
+            Asked::RemoveNode { node, lost }
+        }
+        ("POST", "/v1/cluster/token") => {
+            let TokenBody { days } = parsed(body)?;
+            Asked::Token { days }
+        }
+        ("POST", "/v1/cluster/redundancy") => {
+            let RedundancyBody { policy } = parsed(body)?;
+            Asked::SetRedundancy { policy }
         }
         ("POST", "/v1/disks/remove") => {
             let RemoveBody { disk, lost } = parsed(body)?;
@@ -177,6 +231,9 @@ mod tests {
             ("/v1/disks", r#"{"path":"/d"}"#),
             ("/v1/disks/drain", r#"{"node":"n","draining":true}"#),
             ("/v1/disks/remove", r#"{"disk":3,"lost":true}"#),
+            ("/v1/nodes/remove", r#"{"node":"n"}"#),
+            ("/v1/cluster/token", r#"{"days":1}"#),
+            ("/v1/cluster/redundancy", r#"{"policy":"ec:4+2"}"#),
         ] {
             assert!(ask(Method::POST, path, body).expect("it is fine").is_some() && is_here(path), "{path}");
         }
