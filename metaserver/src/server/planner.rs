@@ -23,7 +23,7 @@ pub(super) struct Pool {
     pub space: BTreeMap<u64, (u64, u64)>,
     /// The same in thousandths.
     pub fill: BTreeMap<u64, u64>,
-    /// What the cluster asks for; chunks that survive fewer losses are laid out anew.
+    /// What the cluster asks for; chunks that survive fewer or more losses are laid out anew.
     pub policy: Option<Redundancy>,
 }
 
@@ -95,16 +95,17 @@ impl Pool {
             row.shards.iter().filter(|shard| self.draining.contains(&shard.disk)).map(|shard| shard.index).collect();
         if !leaving.is_empty() {
             let targets = self.plan_drain(row, &leaving).unwrap_or_default();
-            return Some(self.made(why::DRAIN, chunk, row, targets, &leaving));
+            let step = self.made(why::DRAIN, chunk, row, targets, &leaving);
+            // What no longer fits as it is may fit as the cluster asks for by now.
+            let instead = if step.targets.is_empty() { self.transcode_step(chunk, row) } else { None };
+            return instead.or(Some(step));
         }
         let moved = |kind, targets: Vec<ShardRow>| {
             let indexes: Vec<u32> = targets.iter().map(|shard| shard.index).collect();
             self.made(kind, chunk, row, targets, &indexes)
         };
-        if let Some((becomes, targets, bytes)) = self.plan_transcode(row) {
-            let sources = row.shards.iter().map(|shard| shard.disk).collect();
-            let becomes = Some(RedundancyRow::from(becomes));
-            return Some(Step { why: why::TRANSCODE, chunk, targets, sources, bytes, becomes });
+        if let Some(step) = self.transcode_step(chunk, row) {
+            return Some(step);
         }
         if let Some(targets) = repairs::plan_spread(row, &self.domains, &self.widths, &self.candidates) {
             return Some(moved(why::SPREAD, targets));
@@ -118,9 +119,15 @@ impl Pool {
         })
     }
 
+    fn transcode_step(&self, chunk: u64, row: &ChunkRow) -> Option<Step> {
+        let (becomes, targets, bytes) = self.plan_transcode(row)?;
+        let sources = row.shards.iter().map(|shard| shard.disk).collect();
+        Some(Step { why: why::TRANSCODE, chunk, targets, sources, bytes, becomes: Some(RedundancyRow::from(becomes)) })
+    }
+
     /// The layout that a chunk is to have instead of its own, homes for all shards of it, and their bytes:
     /// stripes, if it was filled well and that saves space, or what survives as many losses as the cluster
-    /// asks for by now. What is mostly dead is compacted instead.
+    /// asks for by now (more or fewer). What is mostly dead is compacted instead.
     fn plan_transcode(&self, row: &ChunkRow) -> Option<(Redundancy, Vec<ShardRow>, u64)> {
         let now = row.redundancy.policy()?;
         if !row.released || row.live_bytes == 0 || repairs::is_mostly_dead(row) {
@@ -130,7 +137,7 @@ impl Pool {
         let is_full = logical >= row.capacity / TRANSCODE_FILL;
         let bytes =
             |policy: Redundancy| policy.shard_len(logical, row.cell_size).saturating_mul(policy.shards() as u64);
-        let wanted = self.policy.filter(|wanted| wanted.parity() > now.parity());
+        let wanted = self.policy.filter(|wanted| wanted.parity() != now.parity());
         let then = match (wanted, row.becomes.and_then(|becomes| becomes.policy())) {
             (Some(wanted), _) if is_full => wanted,
             (Some(wanted), _) => wanted.small().policy,
