@@ -43,6 +43,8 @@ mistakes! {
     AckWithoutOne = "ack-without-one",
     /// A shard takes appends of a lower epoch than it has stored.
     EpochNotChecked = "epoch-not-checked",
+    /// Parity comes out wrong, and nobody looks at it.
+    ParityWrong = "parity-wrong",
     /// A fence answers at once, and appends that were under way then are still acknowledged.
     AckAfterFence = "ack-after-fence",
     /// A chunkserver forgets at a restart that its shards were fenced.

@@ -44,6 +44,10 @@ pub fn uncover(shape: &mut Shape, bug: PlantedBug) {
             (work.journals, work.journal) = (2, busy);
             shape.policy = Redundancy::Copies(3);
         }
+        PlantedBug::ParityWrong => {
+            (work.journals, work.journal) = (2, busy);
+            shape.policy = Redundancy::Erasure { data: 2, parity: 1 };
+        }
         PlantedBug::ShardCutAtRot => {
             rates.rot_open = often(2);
             rates.crash_client = None;

@@ -158,6 +158,12 @@ pub fn metrics(objects: &Objects, stores: &[Store]) -> String {
             "Times a disk was found to be much slower than others.",
             objects.reader().disks().demoted(),
         ),
+        (
+            "bixi_parity_wrong_total",
+            "counter",
+            "Appends whose parity came out wrong and was computed anew.",
+            objects.reader().parity_wrong(),
+        ),
         ("bixi_reads_hedged_total", "counter", "Reads sent to a second shard.", hedged),
         ("bixi_cache_hits_total", "counter", "Pieces served from memory.", hits),
         ("bixi_cache_misses_total", "counter", "Pieces read from disks.", misses),

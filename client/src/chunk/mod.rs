@@ -4,6 +4,7 @@ pub mod cache;
 mod farewell;
 pub mod layout;
 pub mod packer;
+pub mod parity;
 pub mod reader;
 pub mod shards;
 pub mod writer;

@@ -113,6 +113,11 @@ impl ChunkReader {
         self.0.shards.disks()
     }
 
+    /// Appends whose parity came out wrong and was computed anew.
+    pub fn parity_wrong(&self) -> u64 {
+        self.0.writer.parity().wrong()
+    }
+
     /// Reads that had to be reconstructed, and reads that were hedged, since the start.
     pub fn counts(&self) -> (u64, u64) {
         (self.0.reconstructed.get(), self.0.hedged.get())
@@ -330,7 +335,7 @@ impl ChunkReader {
             if present.len() == needed {
                 let mut out = Buffer::zeroed((end - start) as usize);
                 let sources: Vec<(usize, &[u8])> = present.iter().map(|(index, bytes)| (*index, &bytes[..])).collect();
-                let coder = self.0.writer.coder(shape.0, shape.1);
+                let coder = self.0.writer.parity().coder(shape.0, shape.1);
                 coder.reconstruct(&sources, &mut [(column, &mut out[..])]).map_err(|error| error.to_string())?;
                 return Ok(out.freeze());
             }

@@ -15,9 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use erasure::Coder;
 use futures_util::future::join_all;
-use platform::buffer::Buffer;
 use platform::planted::PlantedBug;
 use proto::meta::ChunkEntry;
 use proto::rows::ShardRow;
@@ -30,7 +28,7 @@ use types::ids::{ChunkId, Partition};
 use types::redundancy::{Filling, Redundancy};
 
 use super::farewell::Farewells;
-use super::layout::gather;
+use super::parity::Parity;
 use super::shards::Shards;
 use crate::meta::{MetaClient, MetaError};
 
@@ -114,7 +112,7 @@ struct Inner {
     meta: MetaClient,
     shards: Shards,
     lines: RefCell<BTreeMap<(Partition, Filling), Rc<Line>>>,
-    coders: RefCell<BTreeMap<(u8, u8), Coder>>,
+    parity: Parity,
     farewells: Farewells,
 }
 
@@ -141,7 +139,7 @@ impl ChunkWriter {
             meta,
             shards,
             lines: RefCell::new(BTreeMap::new()),
-            coders: RefCell::new(BTreeMap::new()),
+            parity: Parity::default(),
         }))
     }
 
@@ -217,43 +215,13 @@ impl ChunkWriter {
 
     /// What each shard takes of `data` (whole stripes of a policy with parity), by index.
     pub(crate) fn columns(&self, policy: Redundancy, cell: usize, data: &Bytes) -> Vec<Bytes> {
-        let Redundancy::Erasure { data: k, parity: m } = policy else {
-            return vec![data.clone(); policy.shards()];
-        };
-        let (k, m) = (usize::from(k), usize::from(m));
-        assert_eq!(data.len() % (k * cell), 0, "whole stripes only");
-        let len = data.len() / k;
-        assert!(len <= APPEND_MAX, "more than an append takes");
-        let mut columns: Vec<Buffer> = (0..k)
-            .map(|column| {
-                let mut out = Buffer::zeroed(len);
-                gather(k, cell, column, data, &mut out);
-                out
-            })
-            .collect();
-        let mut parity: Vec<Buffer> = (0..m).map(|_| Buffer::zeroed(len)).collect();
-        let coder = self.coder(k as u8, m as u8);
-        {
-            let sources: Vec<&[u8]> = columns.iter().map(|column| &column[..]).collect();
-            let mut targets: Vec<&mut [u8]> = parity.iter_mut().map(|column| &mut column[..]).collect();
-            if let Err(error) = coder.encode(&sources, &mut targets) {
-                unreachable!("equal lengths were given: {error}");
-            }
-        }
-        columns.append(&mut parity);
-        columns.into_iter().map(Buffer::freeze).collect()
+        assert!(data.len() / policy.needed() <= APPEND_MAX, "more than an append takes");
+        self.0.parity.columns(self.platform(), policy, cell, data)
     }
 
-    /// The coder of a policy.
-    pub fn coder(&self, data: u8, parity: u8) -> Coder {
-        let mut coders = self.0.coders.borrow_mut();
-        coders
-            .entry((data, parity))
-            .or_insert_with(|| match Coder::new(usize::from(data), usize::from(parity)) {
-                Ok(coder) => coder,
-                Err(error) => unreachable!("a policy was parsed that cannot be coded: {error}"),
-            })
-            .clone()
+    /// The arithmetic of stripes.
+    pub fn parity(&self) -> &Parity {
+        &self.0.parity
     }
 
     async fn append_all(&self, open: &Rc<OpenChunk>, offset: u64, payloads: &[Bytes]) -> Result<(), String> {
