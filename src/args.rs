@@ -377,6 +377,12 @@ pub enum ClusterCommand {
         #[command(flatten)]
         change: ChangeArgs,
     },
+    /// End an upgrade: raise the feature level to what this version knows; older versions are shut out from
+    /// then on
+    Finalize {
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
     /// Change the redundancy of new data; what is there and has less is laid out anew behind it
     SetRedundancy {
         /// copies:N or ec:K+M
@@ -644,6 +650,7 @@ mod tests {
             "bixi cluster remove n",
             "bixi cluster remove n --lost --yes",
             "bixi cluster set-redundancy ec:4+2 --dry-run",
+            "bixi cluster finalize --dry-run",
             "bixi plan --output json",
             "bixi safe-to-remove disk 3 node n --output json",
             "bixi config check f",

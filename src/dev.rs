@@ -17,6 +17,7 @@ use chunkserver::service::ChunkService;
 use chunkserver::store::config::StoreConfig;
 use client::meta::MetaClient;
 use platform::Platform;
+use proto::level;
 use proto::meta::Body;
 use proto::rows::{ClusterRow, RedundancyRow};
 use proto::service::{class, code};
@@ -213,7 +214,7 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
                 dir.display()
             )));
         }
-        let own = identity::fresh(platform, cluster, secret, SLOT, role == Role::Meta);
+        let own = identity::fresh(platform, cluster, secret, level::CURRENT, role == Role::Meta);
         let listen = match (&role, &args.s3_addr) {
             (Role::S3, Some(address)) => address.clone(),
             _ => free_port(platform, &mut held).await?,
@@ -439,6 +440,7 @@ async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
                 })
             });
             platform.tasks().spawn(serve(platform.clone(), listener, internal, handler));
+            platform.tasks().spawn(metas::follow_level(platform.clone(), home.clone(), server.clone()));
             platform::signal::wait_for_stop().await;
             server.replica().settle().await;
         }
@@ -503,7 +505,7 @@ async fn serve_doors(
         .map_err(|error: types::redundancy::BadRedundancy| NodeError::new(error.to_string()))?;
     let init = ClusterRow {
         cluster: cluster.0,
-        feature_level: 1,
+        feature_level: level::CURRENT,
         partitions: PARTITIONS,
         redundancy: RedundancyRow::from(policy),
         chunk_capacity: CHUNK_CAPACITY,

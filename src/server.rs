@@ -17,6 +17,7 @@ use client::object::Objects;
 use metaserver::server::MetaServer;
 use platform::Platform;
 use platform::net::Listener;
+use proto::level;
 use proto::meta::Body;
 use proto::rows::{ClusterRow, RedundancyRow};
 use proto::service::{class, code};
@@ -198,7 +199,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let policy = wanted.unwrap_or_else(|| default_redundancy(homes.len()));
     let init = ClusterRow {
         cluster: cluster.0,
-        feature_level: 1,
+        feature_level: level::CURRENT,
         partitions: PARTITIONS,
         redundancy: RedundancyRow::from(policy),
         chunk_capacity: CHUNK_CAPACITY,
@@ -361,7 +362,7 @@ pub async fn found_or_join(platform: &Platform, homes: &mut [Home]) -> Result<BT
     for home in homes.iter_mut().filter(|home| home.members.is_none()) {
         let with_replica = missing > 0;
         missing -= usize::from(with_replica);
-        let own = identity::fresh(platform, first.cluster, first.cluster_secret, SLOT, with_replica);
+        let own = identity::fresh(platform, first.cluster, first.cluster_secret, first.feature_level, with_replica);
         tracing::warn!(dir = %home.disk.path().display(), "new directory joins the cluster as a new store");
         identity::write_identity(home, own).await?;
         identity::write_members(home, &members).await?;
@@ -376,7 +377,7 @@ async fn found(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, 
     let replicas = if homes.len() >= 3 { 3 } else { 1 };
     let mut founders = BTreeMap::new();
     for (at, home) in homes.iter_mut().enumerate() {
-        let own = identity::fresh(platform, cluster, secret, SLOT, at < replicas);
+        let own = identity::fresh(platform, cluster, secret, level::CURRENT, at < replicas);
         if own.raft_id != 0 {
             founders.insert(own.raft_id, local(own.raft_id));
         }

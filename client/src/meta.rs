@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::Platform;
 use proto::meta::{
-    Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, Job,
-    LeaseJobRequest, Outcome, RegisterSession, SealRequest, refusal,
+    Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, HeartbeatAck,
+    Job, LeaseJobRequest, Outcome, RegisterSession, SealRequest, refusal,
 };
 use proto::query::{Ask, Query, View};
 use proto::rows::RedundancyRow;
@@ -347,7 +347,7 @@ impl MetaClient {
     ///
     /// # Errors
     /// No leader in time.
-    pub async fn heartbeat(&self, disks: Vec<DiskReport>) -> Result<Vec<u64>, MetaError> {
+    pub async fn heartbeat(&self, disks: Vec<DiskReport>) -> Result<HeartbeatAck, MetaError> {
         let session = self.session();
         let sessions = if session == 0 { Vec::new() } else { vec![session] };
         let beat = Request::Heartbeat(Heartbeat { sessions, disks });
@@ -356,7 +356,7 @@ impl MetaClient {
                 if ack.ended.contains(&session) && self.0.session.get() == session {
                     self.0.session.set(0);
                 }
-                Ok(ack.removed)
+                Ok(ack)
             }
             _ => Err(confused()),
         }

@@ -3,7 +3,7 @@
 //! | bytes | field |
 //! |---|---|
 //! | 0..4 | magic `BXI1` |
-//! | 4..8 | version 1 |
+//! | 4..8 | version: 1 at feature level 1, else 2, so that programs that know no levels refuse it |
 //! | 8..16 | cluster |
 //! | 16..24 | store |
 //! | 24..32 | generation |
@@ -32,7 +32,7 @@ pub struct Identity {
     pub store: StoreId,
     /// Rises each time the store is opened for writing after an operator re-admitted it.
     pub generation: u64,
-    /// The cluster's feature level when it was made.
+    /// The cluster's feature level as far as the directory was told.
     pub feature_level: u64,
     /// Bytes of a slot of the data file.
     pub slot_size: u64,
@@ -42,12 +42,16 @@ pub struct Identity {
     pub cluster_secret: [u8; 32],
 }
 
+fn version(feature_level: u64) -> u32 {
+    if feature_level <= crate::level::FIRST { 1 } else { 2 }
+}
+
 impl Identity {
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; LEN];
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-        out[4..8].copy_from_slice(&1u32.to_le_bytes());
+        out[4..8].copy_from_slice(&version(self.feature_level).to_le_bytes());
         for (at, value) in [
             (8, self.cluster.0),
             (16, self.store.0),
@@ -80,7 +84,7 @@ impl Identity {
         if u64_at(bytes, 56) != crc64(&bytes[..56]) || u64_at(bytes, 96) != crc64(&bytes[64..96]) {
             return Err(CodecError::Checksum { what: WHAT });
         }
-        if u32_at(bytes, 4) != 1 {
+        if u32_at(bytes, 4) != version(u64_at(bytes, 32)) {
             return Err(CodecError::Version { what: WHAT, version: u64::from(u32_at(bytes, 4)) });
         }
         let mut cluster_secret = [0; 32];

@@ -10,6 +10,7 @@ pub mod error;
 pub mod frame;
 pub mod identity;
 pub mod keys;
+pub mod level;
 pub mod log_record;
 pub mod members;
 pub mod meta;

@@ -55,6 +55,13 @@ pub struct NodeJoined {
     pub members: Vec<String>,
 }
 
+/// Raises the cluster's feature level by one: older programs are shut out from then on.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct RaiseLevel {
+    #[prost(uint64, tag = "1")]
+    pub level: u64,
+}
+
 /// Changes the redundancy of new data; what has less is laid out anew behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct SetRedundancy {

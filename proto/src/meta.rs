@@ -30,7 +30,10 @@ pub struct Command {
     #[prost(uint64, tag = "5")]
     pub now_ms: u64,
     /// What to do.
-    #[prost(oneof = "Body", tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,30,31,32,33,34,35,36,37,38,40,41")]
+    #[prost(
+        oneof = "Body",
+        tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,30,31,32,33,34,35,36,37,38,40,41"
+    )]
     pub body: Option<Body>,
 }
 
@@ -69,6 +72,8 @@ pub enum Body {
     RemoveDisk(members::RemoveDisk),
     #[prost(message, tag = "25")]
     SetRedundancy(members::SetRedundancy),
+    #[prost(message, tag = "26")]
+    RaiseLevel(members::RaiseLevel),
     #[prost(message, tag = "30")]
     CreateBucket(CreateBucket),
     #[prost(message, tag = "31")]
@@ -483,6 +488,9 @@ pub struct DiskReport {
     /// Its flush failed: content must be repaired elsewhere.
     #[prost(bool, tag = "4")]
     pub failed: bool,
+    /// The feature level that its process knows, 0 = the first.
+    #[prost(uint64, tag = "5")]
+    pub level: u64,
 }
 
 /// Answer to a heartbeat.
@@ -496,6 +504,9 @@ pub struct HeartbeatAck {
     /// Disks of the question that were removed: their directories are given up.
     #[prost(uint64, repeated, tag = "3")]
     pub removed: Vec<u64>,
+    /// The cluster's feature level.
+    #[prost(uint64, tag = "4")]
+    pub level: u64,
 }
 
 /// Asks for chunks to write.
@@ -604,6 +615,9 @@ pub struct MetaState {
     /// It may have forgotten something and takes no part.
     #[prost(bool, tag = "7")]
     pub in_doubt: bool,
+    /// The feature level that it knows, 0 = the first.
+    #[prost(uint64, tag = "8")]
+    pub level: u64,
 }
 
 /// A replica that starts empty asks to be let in, in place of an older one at the same address.

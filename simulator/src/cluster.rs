@@ -167,7 +167,7 @@ impl Cluster {
     pub fn row(&self) -> ClusterRow {
         ClusterRow {
             cluster: CLUSTER.0,
-            feature_level: 1,
+            feature_level: self.shape.level,
             partitions: self.shape.partitions,
             redundancy: RedundancyRow::from(self.shape.policy),
             chunk_capacity: self.shape.chunk_capacity,

@@ -8,6 +8,7 @@
 mod drains;
 mod leaders;
 pub mod metadata;
+mod operators;
 mod rot;
 
 use std::cell::{Cell, RefCell};
@@ -86,6 +87,8 @@ impl Faults {
         faults.every(rates.split, Faults::split);
         faults.every(rates.stall, Faults::stall);
         faults.every(rates.drain, Faults::drain);
+        faults.every(rates.finalize, Faults::finalize);
+        faults.every(rates.redundancy, Faults::change_redundancy);
         faults.start_metadata();
         faults.one_after_the_other(rates.rot_open, async |this| this.rot_open().await);
         faults.one_after_the_other(rates.lose_disk, async |this| this.lose_disk().await);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use metaserver::server::ServerTimes;
 use platform::planted::PlantedBug;
 use platform::sim::SimOptions;
+use proto::level;
 use types::redundancy::Redundancy;
 
 use crate::draw::Draw;
@@ -62,6 +63,10 @@ pub struct Rates {
     pub rot_open: Option<Duration>,
     /// A disk is drained.
     pub drain: Option<Duration>,
+    /// The upgrade of a cluster that began at the level before is finalized.
+    pub finalize: Option<Duration>,
+    /// The cluster's redundancy is changed.
+    pub redundancy: Option<Duration>,
     /// Something in a metaserver's directory is damaged, put back from an older copy, or gone.
     pub meta_damage: Option<Duration>,
     /// A metaserver loses its power in a delicate moment.
@@ -102,6 +107,8 @@ pub struct Shape {
     pub policy: Redundancy,
     /// Logical bytes of a chunk.
     pub chunk_capacity: u64,
+    /// The feature level that the cluster is founded at.
+    pub level: u64,
     /// Bytes of a cell.
     pub cell_size: u64,
     /// Partitions of the metadata.
@@ -252,6 +259,7 @@ impl Shape {
             safety: draw.millis(32_000, 44_000),
             work: work(&draw),
             rates: rates(&draw),
+            level: level::CURRENT,
             damages: DAMAGES.to_vec(),
             scrub: Duration::from_secs(meta.between(8, 30)),
             machine: machine(&draw, planted, trace_events),
@@ -271,6 +279,10 @@ impl Shape {
         shape.rates.split = rate(&meta, 0.3, 4, 20);
         shape.rates.stall = rate(&meta, 0.3, 2, 10);
         shape.rates.drain = rate(&meta, 0.4, 3, 15);
+        let operators = Draw::new(seed ^ 0x6f70_7321);
+        shape.level = if operators.chance(0.2) { level::CURRENT - 1 } else { level::CURRENT };
+        shape.rates.finalize = (shape.level < level::CURRENT).then(|| operators.millis(4_000, 20_000));
+        shape.rates.redundancy = rate(&operators, 0.3, 5, 20);
         shape.rates.rot_open = rate(&meta, 0.2, 8, 30);
         if let Some(bug) = profile {
             uncover(&mut shape, bug);

@@ -49,5 +49,7 @@ pub const FAULTS: &[&str] = &[
     "power cut in a delicate place",
     "power cut of everything",
     "record of an open chunk rots",
+    "redundancy is changed",
     "seal behind the writer's back",
+    "upgrade is finalized",
 ];

@@ -1,4 +1,4 @@
-//! `bixi cluster init|token|join|remove|set-redundancy`.
+//! `bixi cluster init|token|join|remove|set-redundancy|finalize`.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -36,6 +36,7 @@ pub async fn run(platform: Platform, command: ClusterCommand) -> Result<(), Fail
         }
         ClusterCommand::Remove { name, lost, yes: _, change } => remove(&platform, &name, lost, &change).await,
         ClusterCommand::SetRedundancy { policy, change } => set_redundancy(&platform, &policy, &change).await,
+        ClusterCommand::Finalize { change } => finalize(&platform, &change).await,
         ClusterCommand::RotateCertificates(args) => crate::dev::certificates::rotate(args),
     }
 }
@@ -91,5 +92,24 @@ async fn set_redundancy(platform: &Platform, policy: &str, change: &ChangeArgs) 
         Output::Table => {
             print_line(&format!("new data is stored with {}; bixi plan shows what follows", done["redundancy"]))
         }
+    }
+}
+
+async fn finalize(platform: &Platform, change: &ChangeArgs) -> Result<(), Failure> {
+    let admin = Admin::new(platform, &change.access)?;
+    if change.dry_run {
+        let upgrade = &admin.call("GET", "/v1/status", None).await?["upgrade"];
+        let (now, known) = (upgrade["level"].as_u64().unwrap_or(0), upgrade["known"].as_u64().unwrap_or(0));
+        if now >= known {
+            return Ok(());
+        }
+        print_line(&format!("would raise the feature level from {now} to {known}; older versions are shut out then"))?;
+        return Err(Failure::would_change());
+    }
+    let done = admin.call("POST", "/v1/cluster/finalize", Some(&json!({}))).await?;
+    match change.output {
+        Output::Json => print_json(&done),
+        Output::Table if done["before"] == done["feature_level"] => print_line("there is nothing to finalize"),
+        Output::Table => print_line(&format!("feature level {}; older versions are shut out", done["feature_level"])),
     }
 }

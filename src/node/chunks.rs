@@ -169,6 +169,7 @@ impl Announced {
                     total_bytes: space.total,
                     available_bytes: space.available,
                     failed: member.store.is_failed(),
+                    level: proto::level::CURRENT,
                 }
             })
             .collect()
@@ -182,7 +183,10 @@ impl Announced {
                 tracing::warn!(%error, "a disk is not registered");
             }
             match (meta.heartbeat(self.reports()).await, &directories) {
-                (Ok(removed), Some(directories)) => directories.drop_removed(&removed).await,
+                (Ok(ack), Some(directories)) => {
+                    directories.drop_removed(&ack.removed).await;
+                    directories.raise(ack.level).await;
+                }
                 (Ok(_), None) => {}
                 (Err(error), _) => tracing::debug!(%error, "heartbeat was not heard"),
             }

@@ -187,7 +187,8 @@ impl Directories {
         }
         if home.members.is_none() {
             let own = &self.0.own;
-            let fresh = identity::fresh(&self.0.parts.platform, own.cluster, own.cluster_secret, SLOT, false);
+            let fresh =
+                identity::fresh(&self.0.parts.platform, own.cluster, own.cluster_secret, own.feature_level, false);
             identity::write_identity(&mut home, fresh).await?;
             identity::write_members(&mut home, &self.0.members).await?;
         }
@@ -215,6 +216,22 @@ impl Directories {
                 self.forget(&path).await;
                 let text = format!("{} was removed from the pool; empty it so that it joins anew", path.display());
                 Err(NodeError::conflict(text))
+            }
+        }
+    }
+
+    /// Says in every directory that the cluster's feature level has risen, durably: an older program
+    /// refuses it then.
+    pub async fn raise(&self, level: u64) {
+        let is_behind = |home: &Home| home.identity.as_ref().is_some_and(|own| own.feature_level < level);
+        if !self.0.homes.borrow().iter().any(is_behind) {
+            return;
+        }
+        let _one = self.0.changing.lock().await;
+        for home in self.homes().into_iter().filter(is_behind) {
+            match identity::raised(home, level).await {
+                Ok(home) => self.exchange(home),
+                Err(error) => tracing::warn!(%error, "the directory does not say yet that the feature level has risen"),
             }
         }
     }

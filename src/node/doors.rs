@@ -13,6 +13,7 @@ use client::meta::MetaClient;
 use client::object::{ObjectConfig, Objects};
 use platform::Platform;
 use platform::net::Listener;
+use proto::level;
 use proto::query::{Ask, AskAll};
 use proto::rows::ClusterRow;
 use s3_gateway::admin::AdminHooks;
@@ -55,6 +56,13 @@ impl ChunkLayer {
 pub async fn cluster(meta: &MetaClient) -> Result<(ClusterRow, Redundancy), NodeError> {
     let view = meta.query(Ask::Cluster(AskAll {})).await.map_err(|error| NodeError::new(error.to_string()))?;
     let row = view.cluster.ok_or_else(|| NodeError::new("the cluster is not initialised"))?;
+    if row.feature_level > level::CURRENT {
+        return Err(NodeError::conflict(format!(
+            "the cluster is at feature level {}, and this version of bixi knows levels up to {}; start a newer one",
+            row.feature_level,
+            level::CURRENT
+        )));
+    }
     let policy =
         row.redundancy.policy().ok_or_else(|| NodeError::new("the cluster's redundancy is unknown to this version"))?;
     Ok((row, policy))

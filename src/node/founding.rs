@@ -6,13 +6,14 @@ use std::path::PathBuf;
 
 use platform::Platform;
 use platform::disk::Disk;
+use proto::level;
 use proto::roles::Roles;
 
 use super::NodeError;
 use super::certificates::{AUTHORITY_FILE, Authority, FILE, NODE_DAYS, NodeCertificates, read, write};
 use super::cluster::{NODE_FILE, NodeFile, Token};
 use super::identity::{self, Home, Members};
-use crate::server::{SLOT, found_or_join, open_homes};
+use crate::server::{found_or_join, open_homes};
 
 /// What a person says of a node.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +111,7 @@ pub async fn join(platform: &Platform, token: &str, dirs: &[PathBuf], said: Said
     let nobody = Members::of(&BTreeMap::new());
     for home in &mut homes {
         if home.members.is_none() {
-            let fresh = identity::fresh(platform, cluster, secret, SLOT, false);
+            let fresh = identity::fresh(platform, cluster, secret, level::FIRST, false);
             identity::write_identity(home, fresh).await?;
             identity::write_members(home, &nobody).await?;
         }

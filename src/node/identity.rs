@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use platform::Platform;
 use platform::disk::{Disk, DiskError};
 use proto::identity::Identity;
+use proto::level;
 use serde::{Deserialize, Serialize};
 use types::ids::{ClusterId, StoreId};
 
@@ -123,6 +124,14 @@ pub async fn read_identity(disk: &Disk) -> Result<Option<Identity>, OpenError> {
             disk.path().display()
         )))
     })?;
+    if identity.feature_level > level::CURRENT {
+        return Err(OpenError::Refused(NodeError::conflict(format!(
+            "{}: the cluster is at feature level {}, and this version of bixi knows levels up to {}; start a newer one",
+            disk.path().display(),
+            identity.feature_level,
+            level::CURRENT
+        ))));
+    }
     Ok(Some(identity))
 }
 
@@ -138,18 +147,29 @@ pub fn fresh(
     platform: &Platform,
     cluster: ClusterId,
     secret: [u8; 32],
-    slot_size: u64,
+    feature_level: u64,
     with_replica: bool,
 ) -> Identity {
     Identity {
         cluster,
         store: StoreId(random_id(platform)),
         generation: 1,
-        feature_level: 1,
-        slot_size,
+        feature_level,
+        slot_size: crate::server::SLOT,
         raft_id: if with_replica { random_id(platform) } else { 0 },
         cluster_secret: secret,
     }
+}
+
+/// The directory with the cluster's feature level in its identity, durably.
+///
+/// # Errors
+/// The disk.
+pub async fn raised(mut home: Home, feature_level: u64) -> Result<Home, NodeError> {
+    if let Some(own) = home.identity.clone().filter(|own| own.feature_level < feature_level) {
+        write_identity(&mut home, Identity { feature_level, ..own }).await?;
+    }
+    Ok(home)
 }
 
 /// Writes a directory's identity, durably.

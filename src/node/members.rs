@@ -7,7 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::meta::{MetaClient, MetaError};
 use proto::chunk::AddDisk;
-use proto::members::{AskSafety, DrainDisks, PlanView, PlannedMove, RemoveDisk, Safety, SetRedundancy, why};
+use proto::level;
+use proto::members::{
+    AskSafety, DrainDisks, PlanView, PlannedMove, RaiseLevel, RemoveDisk, Safety, SetRedundancy, why,
+};
 use proto::meta::{Body, refusal};
 use proto::query::{Ask, AskAll, DiskEntry};
 use proto::rows::{RedundancyRow, disk_state};
@@ -53,6 +56,7 @@ pub async fn carry_out(meta: &MetaClient, inside: Option<&Inside>, asked: Asked)
             let token = inside.token(days).await.map_err(|error| Denied::conflict(error.text))?;
             Ok(json!({ "token": token }))
         }
+        Asked::Finalize => finalize(meta).await,
         Asked::SetRedundancy { policy } => {
             let policy: Redundancy = policy.parse().map_err(|error: BadRedundancy| Denied::bad(error.to_string()))?;
             let body = Body::SetRedundancy(SetRedundancy { redundancy: RedundancyRow::from(policy) });
@@ -60,6 +64,17 @@ pub async fn carry_out(meta: &MetaClient, inside: Option<&Inside>, asked: Asked)
             Ok(json!({ "redundancy": policy.to_string() }))
         }
     }
+}
+
+/// Raises the feature level to what this version knows.
+async fn finalize(meta: &MetaClient) -> Result<Value, Denied> {
+    let cluster = meta.query(Ask::Cluster(AskAll {})).await.map_err(denied)?.cluster;
+    let before = cluster.ok_or_else(|| Denied::unavailable("the cluster is not initialised"))?.feature_level;
+    for next in before + 1..=level::CURRENT {
+        let body = Body::RaiseLevel(RaiseLevel { level: next });
+        meta.command(Partition(0), body).await.map_err(denied)?;
+    }
+    Ok(json!({ "feature_level": level::CURRENT.max(before), "before": before }))
 }
 
 /// Takes all disks of a node out of the pool, then its replicas out of the metadata's group.

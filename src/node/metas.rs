@@ -72,3 +72,17 @@ pub async fn start(
     identity::founding_is_over(home).await?;
     Ok(server)
 }
+
+/// How often a replica's process looks at the cluster's feature level.
+const LEVEL_PERIOD: Duration = Duration::from_secs(2);
+
+/// Keeps the feature level in the directory's identity what the replica's state says.
+pub async fn follow_level(platform: Platform, mut home: Home, server: MetaServer) {
+    loop {
+        platform.clock().sleep(LEVEL_PERIOD).await;
+        match identity::raised(home.clone(), server.level()).await {
+            Ok(raised) => home = raised,
+            Err(error) => tracing::warn!(%error, "the directory does not say yet that the feature level has risen"),
+        }
+    }
+}

@@ -18,6 +18,8 @@ pub async fn tree(meta: &MetaClient, s3: &str, policy: &str) -> Result<Value, St
     let status =
         meta.query(Ask::Status(AskAll {})).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
     let disks = meta.query(Ask::Disks(AskAll {})).await.map_err(|error| error.to_string())?.disks;
+    let cluster = meta.query(Ask::Cluster(AskAll {})).await.map_err(|error| error.to_string())?.cluster;
+    let cluster = cluster.unwrap_or_default();
     let voters = status.voters.len();
     let total: u64 = disks.iter().map(|disk| disk.total_bytes).sum();
     let available: u64 = disks.iter().map(|disk| disk.available_bytes).sum();
@@ -64,6 +66,7 @@ pub async fn tree(meta: &MetaClient, s3: &str, policy: &str) -> Result<Value, St
         "ready": true,
         "s3": s3,
         "redundancy": policy,
+        "upgrade": { "level": cluster.feature_level, "known": proto::level::CURRENT },
         "meta": {
             "leader": status.leader_name,
             "term": status.term,

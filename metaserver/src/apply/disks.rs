@@ -1,7 +1,7 @@
 //! The cluster itself: its first command, sessions, disks.
 
 use proto::keys::{self, Counter};
-use proto::members::{DrainDisks, RemoveDisk, SetRedundancy};
+use proto::members::{DrainDisks, RaiseLevel, RemoveDisk, SetRedundancy};
 use proto::meta::{Outcome, RegisterSession, refusal};
 use proto::rows::{ChunkRow, ClusterRow, DiskRow, SessionRow, chunk_state, disk_state};
 use types::ids::{ChunkId, DiskId, Partition, SessionId};
@@ -21,6 +21,21 @@ pub(super) fn init_cluster(txn: &mut Txn<'_>, row: &ClusterRow) -> Applied {
         return refuse(refusal::MALFORMED, "cluster parameters out of bounds");
     }
     txn.put(keys::cluster(), row);
+    Ok(Outcome::default())
+}
+
+/// Raises the feature level by one.
+pub(super) fn raise_level(txn: &mut Txn<'_>, body: &RaiseLevel) -> Applied {
+    let Some(row) = txn.get::<ClusterRow>(&keys::cluster())? else {
+        return refuse(refusal::NOT_INITIALISED, "the cluster is not initialised yet");
+    };
+    if body.level == row.feature_level {
+        return Ok(Outcome::default());
+    }
+    if body.level != row.feature_level + 1 {
+        return refuse(refusal::MALFORMED, format!("the feature level is {}; it rises by one", row.feature_level));
+    }
+    txn.put(keys::cluster(), &ClusterRow { feature_level: body.level, ..row });
     Ok(Outcome::default())
 }
 

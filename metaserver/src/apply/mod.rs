@@ -153,6 +153,7 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::DrainDisks(body) => disks::drain(txn, body),
         Body::RemoveDisk(body) => disks::remove(txn, body),
         Body::SetRedundancy(body) => disks::set_redundancy(txn, body),
+        Body::RaiseLevel(body) => disks::raise_level(txn, body),
         Body::CreateBucket(body) => buckets::create(txn, env, body),
         Body::DeleteBucket(body) => buckets::delete(txn, env, body),
         Body::PutObject(body) => objects::put(txn, env, body),

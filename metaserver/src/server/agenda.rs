@@ -54,7 +54,8 @@ impl MetaServer {
         let space = live
             .map(|heard| (heard.disk, (heard.total_bytes.saturating_sub(heard.available_bytes), heard.total_bytes)));
         let pool = Pool::new(&self.disks()?, self.candidates(&[])?, space.collect());
-        Ok(Pool { policy: self.cluster()?.redundancy.policy(), ..pool })
+        let cluster = self.cluster()?;
+        Ok(Pool { policy: cluster.redundancy.policy(), level: cluster.feature_level, ..pool })
     }
 
     /// The step of a chunk as it was told, if that still fits; else as it is planned now.

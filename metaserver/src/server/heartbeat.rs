@@ -85,6 +85,6 @@ impl MetaServer {
                 }
             }
         }
-        Ok(HeartbeatAck { ended, term, removed })
+        Ok(HeartbeatAck { ended, term, removed, level: self.level() })
     }
 }

@@ -27,6 +27,7 @@ use platform::Platform;
 use platform::disk::Disk;
 use platform::planted::PlantedBug;
 use proto::keys;
+use proto::level;
 use proto::meta::{
     Body, ChunkList, Command, GrantChunks, GrantRequest, LogEnd, LogEndRequest, MetaState, Outcome, PlannedChunk,
     refusal,
@@ -257,6 +258,7 @@ impl MetaServer {
             state_hash: 0,
             name: self.0.name.clone(),
             in_doubt: replica.is_in_doubt(),
+            level: level::CURRENT,
         })
     }
 
@@ -298,6 +300,7 @@ impl MetaServer {
         match &command.body {
             Some(Body::DrainDisks(body)) => self.can_drain(body)?,
             Some(Body::SetRedundancy(body)) => self.can_have(body)?,
+            Some(Body::RaiseLevel(body)) => self.can_raise(body.level).await?,
             _ => {}
         }
         let outcome = self.propose(command).await?;
@@ -324,6 +327,22 @@ impl MetaServer {
     pub(crate) fn cluster(&self) -> Result<ClusterRow, Trouble> {
         let row = Txn::new(self.0.replica.store()).get(&keys::cluster())?;
         row.ok_or_else(|| Trouble::new(class::RETRY, code::OTHER, "the cluster is not initialised yet"))
+    }
+
+    /// The cluster's feature level in the applied state; 0 before its first command.
+    pub fn level(&self) -> u64 {
+        let row: Result<Option<ClusterRow>, StoreFault> = Txn::new(self.0.replica.store()).get(&keys::cluster());
+        row.ok().flatten().map_or(0, |row| row.feature_level)
+    }
+
+    /// What an older level does not know is not begun in it.
+    pub(crate) fn needs_level(&self, level: u64) -> Result<(), Trouble> {
+        let now = self.level();
+        if now < level {
+            let text = format!("the cluster is at feature level {now} and this needs {level}: bixi cluster finalize");
+            return Err(Trouble::new(class::GIVE_UP, code::CONFLICT, text));
+        }
+        Ok(())
     }
 
     pub(crate) fn disks(&self) -> Result<BTreeMap<u64, DiskRow>, Trouble> {
@@ -370,7 +389,7 @@ impl MetaServer {
             cell_size: cluster.cell_size,
             capacity: cluster.chunk_capacity,
             chunks,
-            becomes: ask.becomes,
+            becomes: ask.becomes.filter(|_| cluster.feature_level >= level::TRANSCODE),
         };
         let command = Command {
             session: ask.session,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proto::level;
 use proto::members::why;
 use proto::rows::{ChunkRow, DiskRow, RedundancyRow, ShardRow, chunk_state, disk_state};
 use types::redundancy::Redundancy;
@@ -25,6 +26,8 @@ pub(super) struct Pool {
     pub fill: BTreeMap<u64, u64>,
     /// What the cluster asks for; chunks that survive fewer or more losses are laid out anew.
     pub policy: Option<Redundancy>,
+    /// The cluster's feature level.
+    pub level: u64,
 }
 
 /// A chunk with less than this part of its capacity stays as it is: each shard takes a slot at least.
@@ -62,6 +65,7 @@ impl Pool {
             fill: BTreeMap::new(),
             space,
             policy: None,
+            level: level::CURRENT,
         };
         for disk in pool.space.keys().copied().collect::<Vec<u64>>() {
             pool.weigh(disk);
@@ -130,7 +134,8 @@ impl Pool {
     /// asks for by now (more or fewer). What is mostly dead is compacted instead.
     fn plan_transcode(&self, row: &ChunkRow) -> Option<(Redundancy, Vec<ShardRow>, u64)> {
         let now = row.redundancy.policy()?;
-        if !row.released || row.live_bytes == 0 || repairs::is_mostly_dead(row) {
+        let is_due = row.released && row.live_bytes > 0 && !repairs::is_mostly_dead(row);
+        if !is_due || self.level < level::TRANSCODE {
             return None;
         }
         let logical = row.sealed_len.saturating_mul(now.needed() as u64);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::keys;
+use proto::level;
 use proto::members::{AskSafety, DrainDisks, Safety, SetRedundancy};
 use proto::meta::{JoinReplica, MetaState, MetaStateRequest};
 use proto::rows::{ChunkRow, chunk_state, disk_state};
@@ -199,8 +200,33 @@ impl MetaServer {
         voters.into_iter().find(silent).unwrap_or(ask.replaces)
     }
 
+    /// Everybody must know a feature level before it is raised: who does not would be shut out.
+    pub(super) async fn can_raise(&self, wanted: u64) -> Result<(), Trouble> {
+        let conflict = |text: String| Err(Trouble::new(class::GIVE_UP, code::CONFLICT, text));
+        if wanted > level::CURRENT {
+            return conflict(format!("this version knows feature levels up to {}", level::CURRENT));
+        }
+        for (id, state) in self.ask_replicas().await {
+            let known = state.as_ref().map(|state| state.level.max(level::FIRST));
+            if known.is_none_or(|known| known < wanted) {
+                let name = state.map_or_else(|| format!("{id:x}"), |state| state.name);
+                return conflict(format!("metaserver replica {name} is silent or of an older version"));
+            }
+        }
+        let now = self.0.platform.clock().now();
+        let liveness = self.0.liveness.borrow();
+        for (disk, row) in self.disks()?.into_iter().filter(|(_, row)| row.state == disk_state::IN) {
+            let heard = liveness.disk(disk, now, self.0.times.disk_silent);
+            if heard.is_none_or(|heard| heard.level.max(level::FIRST) < wanted) {
+                return conflict(format!("disk {disk} of {} is silent or of an older version", row.node));
+            }
+        }
+        Ok(())
+    }
+
     /// The disks must be enough for a redundancy.
     pub(super) fn can_have(&self, body: &SetRedundancy) -> Result<(), Trouble> {
+        self.needs_level(level::TRANSCODE)?;
         let Some(policy) = body.redundancy.policy() else { return Ok(()) };
         if placement::plan(policy, &self.candidates(&[])?).is_none() {
             let text = format!("the disks that can be written now are too few for {policy}; add some first");

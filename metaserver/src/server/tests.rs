@@ -83,7 +83,8 @@ impl World {
         let (alive, clock) = (server.clone(), platform.clock().clone());
         platform.tasks().spawn(async move {
             loop {
-                let report = |disk| DiskReport { disk, total_bytes: 1 << 40, available_bytes: 1 << 40, failed: false };
+                let report =
+                    |disk| DiskReport { disk, total_bytes: 1 << 40, available_bytes: 1 << 40, failed: false, level: 0 };
                 let beat = Heartbeat { sessions: vec![1], disks: vec![report(1), report(2)] };
                 alive.heartbeat(beat).await.expect("heartbeat");
                 clock.sleep(Duration::from_secs(1)).await;

@@ -10,6 +10,7 @@
 //! POST /v1/nodes/remove    {"node":..,"lost":..}
 //! POST /v1/cluster/token   {"days":..}              lets one more machine in
 //! POST /v1/cluster/redundancy {"policy":..}
+//! POST /v1/cluster/finalize                        ends an upgrade
 //! ```
 //!
 //! All for the root user only: what asks looks at every chunk, and tells how the cluster is built.
@@ -60,6 +61,8 @@ pub enum Asked {
         /// How long it serves.
         days: u64,
     },
+    /// Raise the feature level to what this version knows.
+    Finalize,
     /// Change the redundancy of new data.
     SetRedundancy {
         /// As it is written.
@@ -167,8 +170,8 @@ struct RedundancyBody {
 /// Whether a path is one of these.
 pub(super) fn is_here(path: &str) -> bool {
     let disks = matches!(path, "/v1/disks" | "/v1/disks/drain" | "/v1/disks/remove");
-    let cluster = matches!(path, "/v1/nodes/remove" | "/v1/cluster/token" | "/v1/cluster/redundancy");
-    disks || cluster || matches!(path, "/v1/plan" | "/v1/safe-to-remove")
+    let cluster = matches!(path, "/v1/cluster/token" | "/v1/cluster/redundancy" | "/v1/cluster/finalize");
+    disks || cluster || matches!(path, "/v1/plan" | "/v1/safe-to-remove" | "/v1/nodes/remove")
 }
 
 /// What a request asks about disks and nodes; `None` if it asks something else.
@@ -198,6 +201,7 @@ pub(super) fn asked(method: &Method, path: &str, body: &[u8]) -> Result<Option<A
             let TokenBody { days } = parsed(body)?;
             Asked::Token { days }
         }
+        ("POST", "/v1/cluster/finalize") => Asked::Finalize,
         ("POST", "/v1/cluster/redundancy") => {
             let RedundancyBody { policy } = parsed(body)?;
             Asked::SetRedundancy { policy }

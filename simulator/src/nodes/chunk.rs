@@ -65,8 +65,13 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
     platform.tasks().spawn(background::run(meta.clone(), shards, reader)).detach();
     loop {
         let space = store.space();
-        let report =
-            DiskReport { disk, total_bytes: space.total, available_bytes: space.available, failed: store.is_failed() };
+        let report = DiskReport {
+            disk,
+            total_bytes: space.total,
+            available_bytes: space.available,
+            failed: store.is_failed(),
+            level: proto::level::CURRENT,
+        };
         if let Err(error) = meta.heartbeat(vec![report]).await {
             tracing::debug!(node = node.name(), %error, "heartbeat failed");
         }

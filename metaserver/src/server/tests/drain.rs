@@ -22,7 +22,8 @@ impl World {
         let (alive, clock) = (self.server.clone(), self.server.0.platform.clock().clone());
         self.server.0.platform.tasks().spawn(async move {
             loop {
-                let report = DiskReport { disk: 3, total_bytes: 1 << 40, available_bytes: 1 << 40, failed: false };
+                let report =
+                    DiskReport { disk: 3, total_bytes: 1 << 40, available_bytes: 1 << 40, failed: false, level: 0 };
                 alive.heartbeat(Heartbeat { sessions: vec![], disks: vec![report] }).await.expect("heartbeat");
                 clock.sleep(std::time::Duration::from_secs(1)).await;
             }
@@ -71,7 +72,7 @@ fn drained_disk_is_emptied_as_it_was_planned_and_then_removed() {
         assert!(!safety(vec![2, 3]).await.expect("answer").safe);
         assert_eq!(safety(vec![9]).await.expect("answer").unknown, "disk 9");
         assert_eq!(world.asked(7, Body::RemoveDisk(RemoveDisk { disk: 1, lost: false })).await, Ok(0));
-        let report = DiskReport { disk: 1, total_bytes: 1, available_bytes: 1, failed: false };
+        let report = DiskReport { disk: 1, total_bytes: 1, available_bytes: 1, failed: false, level: 0 };
         let ack = world.server.heartbeat(Heartbeat { sessions: vec![], disks: vec![report] }).await.expect("heartbeat");
         assert_eq!(ack.removed, [1], "its process gives it up");
         assert!(world.row().shards.iter().all(|shard| shard.disk != 1 && !shard.bad));
