@@ -32,6 +32,8 @@ const GROUPS_DRAWN: usize = 8;
 const SUBSTITUTE_GROUPS: usize = 8;
 /// The place of a domain at a width that is not looked at.
 const NO_PLACE: u32 = u32::MAX;
+/// What SplitMix64 adds for each number.
+const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The racks and zones of a domain that count, by number.
 pub(super) type Places = [u32; WIDTHS_MAX];
@@ -282,7 +284,19 @@ fn places(domains: &[String], widths: &[usize]) -> Vec<Places> {
 
 /// Where a domain comes in a round. A checksum alone would keep neighbours together in all rounds.
 fn draw(round: usize, domain: &str) -> u64 {
-    let mut word = crc64(domain.as_bytes()).wrapping_add((round as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    mix(crc64(domain.as_bytes()).wrapping_add((round as u64 + 1).wrapping_mul(STEP)))
+}
+
+/// Numbers as if drawn, that follow from the first.
+pub(super) fn stream(mut state: u64) -> impl FnMut() -> u64 {
+    move || {
+        state = state.wrapping_add(STEP);
+        mix(state)
+    }
+}
+
+/// Spreads every bit of a word over the whole word (SplitMix64).
+fn mix(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     word ^ (word >> 31)

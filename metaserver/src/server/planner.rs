@@ -106,20 +106,22 @@ impl Pool {
             let indexes: Vec<u32> = targets.iter().map(|shard| shard.index).collect();
             self.made(kind, chunk, row, targets, &indexes)
         };
-<<<<<<< HEAD
         if let Some((targets, bytes)) = self.plan_transcode(row) {
             let sources = row.shards.iter().map(|shard| shard.disk).collect();
             return Some(Step { why: why::TRANSCODE, chunk, targets, sources, bytes });
-=======
-        let is_settled = |homes: &Homes| homes.is_settled(row, &self.fill, repairs::REBALANCE_MIN);
-        if self.homes.as_ref().is_some_and(is_settled) {
+        }
+        let homes = self.homes.as_ref().filter(|homes| homes.deals(policy));
+        if homes.is_some_and(|homes| homes.is_settled(row, &self.fill)) {
             return self.compact(policy, chunk, row);
->>>>>>> bdeef0e (metaserver: new chunks go to copysets where domains are many, and disks are decoded once)
         }
         if let Some(targets) = repairs::plan_spread(row, &self.domains, &self.widths, &self.candidates) {
             return Some(moved(why::SPREAD, targets));
         }
-        if let Some(targets) = repairs::plan_rebalance(row, &self.domains, &self.widths, &self.candidates, &self.fill) {
+        let balanced = match homes {
+            Some(homes) => homes.balance(row, &self.fill),
+            None => repairs::plan_rebalance(row, &self.domains, &self.widths, &self.candidates, &self.fill),
+        };
+        if let Some(targets) = balanced {
             return Some(moved(why::BALANCE, targets));
         }
         self.compact(policy, chunk, row)
@@ -145,7 +147,8 @@ impl Pool {
         if bytes >= row.sealed_len.saturating_mul(now.shards() as u64) {
             return None;
         }
-        let disks = placement::plan(then, &self.candidates)?;
+        let near = self.homes.as_ref().and_then(|homes| homes.anew(row, then));
+        let disks = near.or_else(|| placement::plan(then, &self.candidates))?;
         let target = |(index, disk)| ShardRow { index: index as u32, disk, ..ShardRow::default() };
         Some((disks.into_iter().enumerate().map(target).collect(), bytes))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Copysets, Crowding, Pick, SCATTER_WIDTH, SUBSTITUTE_GROUPS};
+use super::{Copysets, Crowding, Pick, SCATTER_WIDTH, SUBSTITUTE_GROUPS, stream};
 use crate::server::placement::{self, Widths};
 use types::redundancy::Redundancy;
 
@@ -29,15 +29,6 @@ fn policies() -> [Redundancy; 5] {
 /// Every domain has the disk of its own number.
 fn all(domain: u32) -> Option<Pick> {
     Some(Pick { weight: 0, draw: 0, disk: u64::from(domain) })
-}
-
-/// Numbers as if drawn.
-fn stream() -> impl FnMut() -> u64 {
-    let mut next = 0_u64;
-    move || {
-        next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        next >> 20
-    }
 }
 
 /// No two in one domain, and no rack or zone holds more than it may.
@@ -107,7 +98,7 @@ fn chunks_lie_in_groups_and_load_is_even() {
         let sets = Copysets::deal(policy, &names).expect("dealt");
         let groups: BTreeSet<BTreeSet<u64>> =
             (0..sets.count()).map(|at| sets.group(at).iter().map(|domain| u64::from(*domain)).collect()).collect();
-        let (mut load, mut draw) = (vec![0_u64; names.len()], stream());
+        let (mut load, mut draw) = (vec![0_u64; names.len()], stream(7));
         for _ in 0..names.len() * 20 {
             let pick = |domain: u32| all(domain).map(|pick| Pick { weight: load[domain as usize], ..pick });
             let chosen = sets.choose(Crowding::AsDealt, &pick, &mut draw).expect("chosen");
@@ -125,7 +116,7 @@ fn member_that_cannot_take_a_shard_is_replaced_by_one_of_a_few() {
     for policy in policies() {
         let sets = Copysets::deal(policy, &names).expect("dealt");
         let gone = sets.group(3)[1];
-        let (mut load, mut draw) = (vec![0_u64; names.len()], stream());
+        let (mut load, mut draw) = (vec![0_u64; names.len()], stream(7));
         let mut stand_ins = BTreeSet::new();
         for _ in 0..200 {
             let weights = load.clone();
@@ -174,7 +165,7 @@ fn nothing_is_chosen_where_nobody_is_heard_or_the_bounds_cannot_be_kept() {
     let names = map(&[(8, 15); 3]);
     let policy = Redundancy::Erasure { data: 4, parity: 2 };
     let sets = Copysets::deal(policy, &names).expect("dealt");
-    let mut draw = stream();
+    let mut draw = stream(7);
     assert!(sets.choose(Crowding::WithinBounds, &|_| None, &mut draw).is_none());
     // One zone of three is gone: two may hold two shards each, and six are wanted.
     let left = |domain: u32| all(domain).filter(|_| !names[domain as usize].starts_with("z1"));
