@@ -28,8 +28,10 @@ pub const DOMAINS_MIN: usize = 200;
 pub const SCATTER_WIDTH: usize = 100;
 /// Groups that are drawn for a new chunk; the one whose disks have the least is taken.
 const GROUPS_DRAWN: usize = 8;
-/// Groups behind its own from which a member is replaced.
+/// Groups behind its own in which a stand-in for a member is looked for first.
 const SUBSTITUTE_GROUPS: usize = 8;
+/// Domains that may stand in for one member of a group.
+const STAND_INS_MAX: usize = 8;
 /// The place of a domain at a width that is not looked at.
 const NO_PLACE: u32 = u32::MAX;
 /// What SplitMix64 adds for each number.
@@ -171,7 +173,8 @@ impl Copysets {
         kept.iter().for_each(|domain| held.add(*domain));
         let mut disks = Vec::with_capacity(count);
         for _ in 0..count {
-            let own = held.best_of(self.group(group), pick).map(|(_, found, domain)| (domain, found));
+            let own = self.group(group).iter().filter_map(|domain| held.option(*domain, pick)).min();
+            let own = own.map(|(_, found, domain)| (domain, found));
             let (domain, found) = own.or_else(|| self.substitute(group, &held, pick))?;
             held.add(domain);
             disks.push(found.disk);
@@ -188,19 +191,24 @@ impl Copysets {
         runs.min_by_key(|run| std::cmp::Reverse(run.len())).map(|run| run[0] as usize)
     }
 
-    /// The best home in the groups that follow one in its round: in the few next ones, if any.
+    /// The best home in the groups that follow one in its round. Of those that crowd least only the
+    /// first few count, so that a group has few variants.
     fn substitute(&self, group: usize, held: &Held<'_>, pick: &dyn Fn(u32) -> Option<Pick>) -> Option<(u32, Pick)> {
         let round = self.rounds.partition_point(|end| *end <= group);
         let first = round.checked_sub(1).map_or(0, |before| self.rounds[before]);
         let count = self.rounds[round] - first;
         let behind = |distance: usize| self.group(first + (group - first + distance) % count);
-        let (mut best, mut distance) = (None, 1);
-        while best.is_none() && distance < count {
+        let mut distance = 1;
+        while distance < count {
             let few = distance..(distance + SUBSTITUTE_GROUPS).min(count);
-            best = few.clone().filter_map(|distance| held.best_of(behind(distance), pick)).min();
             distance = few.end;
+            let free: Vec<([usize; WIDTHS_MAX], Pick, u32)> =
+                few.flat_map(behind).filter_map(|domain| held.option(*domain, pick)).collect();
+            let Some(least) = free.iter().map(|(around, ..)| *around).min() else { continue };
+            let first = free.into_iter().filter(|(around, ..)| *around == least).take(STAND_INS_MAX);
+            return first.map(|(_, found, domain)| (domain, found)).min_by_key(|(_, found)| *found);
         }
-        best.map(|(_, found, domain)| (domain, found))
+        None
     }
 
     /// Whether shards in these domains are as they should be: each in a domain of its own, and no
@@ -251,10 +259,12 @@ impl Held<'_> {
         !self.domains.contains(&domain) && self.around(domain).iter().all(|count| *count < self.sets.most)
     }
 
-    /// The best of these domains for one more shard.
-    fn best_of(&self, domains: &[u32], pick: &dyn Fn(u32) -> Option<Pick>) -> Option<([usize; WIDTHS_MAX], Pick, u32)> {
-        let free = domains.iter().filter(|domain| self.fits(**domain));
-        free.filter_map(|domain| Some((self.around(*domain), pick(*domain)?, *domain))).min()
+    /// What one more shard in this domain would mean: shards around it already, and its disk.
+    fn option(&self, domain: u32, pick: &dyn Fn(u32) -> Option<Pick>) -> Option<([usize; WIDTHS_MAX], Pick, u32)> {
+        if !self.fits(domain) {
+            return None;
+        }
+        Some((self.around(domain), pick(domain)?, domain))
     }
 
     /// The most shards in one place, by width.

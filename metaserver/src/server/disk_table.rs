@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use proto::keys;
-use proto::rows::DiskRow;
+use proto::rows::{DiskRow, disk_state};
 use types::redundancy::Redundancy;
 
 use super::copysets::{Copysets, DOMAINS_MIN};
@@ -52,7 +52,9 @@ impl Domains {
         let (mut disks, mut domain_of) = (Vec::new(), Vec::new());
         for (disk, row) in kept() {
             let Ok(domain) = names.binary_search(&row.domain) else { continue };
-            disks_of[domain].push(*disk);
+            if row.state == disk_state::IN && !row.draining {
+                disks_of[domain].push(*disk);
+            }
             disks.push(*disk);
             domain_of.push(domain as u32);
         }
@@ -79,6 +81,7 @@ impl Domains {
         self.disks.len()
     }
 
+    /// Disks of a domain that take new shards when they live and have room.
     pub(super) fn disks_of(&self, domain: u32) -> &[u64] {
         self.disks_of.get(domain as usize).map_or(&[], Vec::as_slice)
     }

@@ -47,9 +47,11 @@ pub(super) struct TooFew {
 
 impl View<'_> {
     fn can_take(&self, disk: u64, row: &DiskRow, avoid: &[u64], space_min: u64) -> bool {
-        if row.state != disk_state::IN || row.draining || avoid.contains(&disk) {
-            return false;
-        }
+        row.state == disk_state::IN && !row.draining && !avoid.contains(&disk) && self.has_room(disk, space_min)
+    }
+
+    /// Whether a disk lives and has so much room.
+    fn has_room(&self, disk: u64, space_min: u64) -> bool {
         let heard = self.liveness.disk(disk, self.now, self.silent);
         heard.is_some_and(|heard| !heard.failed && heard.available_bytes >= space_min)
     }
@@ -84,9 +86,9 @@ impl View<'_> {
         let mut candidates = None;
         let mut chunks = Vec::with_capacity(count);
         for _ in 0..count {
-            let disks = match self.from_copysets(wanted, chosen, draw) {
+            let disks = match self.among_copysets(wanted, chosen, draw) {
                 Some(disks) => disks,
-                None => self.from_all(wanted, &mut candidates, chosen, draw)?,
+                None => self.among_all(wanted, &mut candidates, chosen, draw)?,
             };
             for disk in &disks {
                 *chosen.entry(*disk).or_insert(0) += 1;
@@ -97,7 +99,7 @@ impl View<'_> {
     }
 
     /// From the groups of the copysets, if there are any.
-    pub(super) fn from_copysets(
+    pub(super) fn among_copysets(
         &self,
         wanted: &Wanted<'_>,
         chosen: &BTreeMap<u64, u64>,
@@ -106,10 +108,8 @@ impl View<'_> {
         let domains = self.table.domains.as_ref()?;
         let sets = domains.copysets(wanted.policy)?;
         let pick = |domain: u32, avoid: &[u64], slow: &[u64]| {
-            let disks = domains.disks_of(domain).iter().filter(|disk| !slow.contains(disk));
-            let free = disks.filter(|disk| {
-                self.table.rows.get(disk).is_some_and(|row| self.can_take(**disk, row, avoid, wanted.space_min))
-            });
+            let disks = domains.disks_of(domain).iter().filter(|disk| !slow.contains(disk) && !avoid.contains(disk));
+            let free = disks.filter(|disk| self.has_room(**disk, wanted.space_min));
             free.map(|disk| Pick { weight: chosen.get(disk).copied().unwrap_or(0), draw: 0, disk: *disk }).min()
         };
         let around = |domain: u32| pick(domain, wanted.avoid, wanted.slow);
@@ -125,7 +125,7 @@ impl View<'_> {
     }
 
     /// From all disks. `candidates` keeps them from chunk to chunk.
-    fn from_all(
+    fn among_all(
         &self,
         wanted: &Wanted<'_>,
         candidates: &mut Option<Vec<Candidate>>,
