@@ -128,7 +128,6 @@ impl Table {
 }
 
 fn measure(args: &Args) -> String {
-    let began = Instant::now();
     let map = Map { zones: args.zones, racks: args.racks, hosts: args.hosts };
     let draw = Draw::new(args.seed);
     let (mut leader, heard) = hear(&map);
@@ -139,15 +138,16 @@ fn measure(args: &Args) -> String {
     let small = small_losses(args, &draw);
     format!(
         "# Scale\n\n\
-        What the leader's own code for heartbeats, grants and repairs needs when there are very many disks, in memory and on one\n\
-        thread: no Raft, no RocksDB, no network. Written by `make scale` (`bixi-scale`, seed {seed}, {took:.0} s); times are of the\n\
-        processor, on a machine with {machine}; all else follows from the seed. Code: {revision}.\n\n\
+        What the leader's own code for heartbeats, grants and repairs needs when there are very many disks: in memory and on one\n\
+        thread, without Raft, network and RocksDB (so without the row of a heartbeat's session). Written by `make scale`\n\
+        (`bixi-scale`, seed {seed}, {took:.0} s). Times are of the processor, on a machine with {machine}; all else follows from the\n\
+        seed. Code: {revision}.\n\n\
         Map: {disks} disks in {zones} zones of {racks} racks of {hosts} hosts with one disk each; {chunks} sealed chunks of {mib} MiB, `{policy}`.\n\
         Placement is that of [decision 13](decisions/0013-copysets.md).\n\n\
         ## Heartbeats and grants\n\n| | |\n|---|---|\n{heard}{granted}\n\
         ## A rack is lost\n\n| | |\n|---|---|\n{after_rack}\n\
-        A chunk's new shard goes to the zone that holds the fewest of it, so mostly to the zone of the lost rack: \"written\" has two\n\
-        humps, and its mean is that of both.\n\n\
+        A chunk's new shard goes to the zone that holds the fewest of it, so mostly to that of the lost rack. Data is read\n\
+        from all shards that are left alike. The leader grants a job for each of these chunks; how fast it could was not measured.\n\n\
         ## One node in a hundred dies at once\n\n\
         The chance that any chunk is lost: counted over the placements above and of smaller maps, beside the closed forms\n\
         `1 - (1 - q)^s`, q = the chance that one set has lost more than its parity (hypergeometric), s = number of copysets, or of\n\
@@ -157,7 +157,7 @@ fn measure(args: &Args) -> String {
         \"One round\" is what could be reached at best: fewer groups would leave nodes out. A node then shares chunks with shards - 1\n\
         others only, and a lost disk is repaired from so few. Bixi deals rounds until {width} others share chunks with a node.\n",
         seed = args.seed,
-        took = began.elapsed().as_secs_f64(),
+        took = cpu().as_secs_f64(),
         machine = machine(),
         revision = args.revision,
         disks = map.count(),

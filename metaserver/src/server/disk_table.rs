@@ -109,6 +109,12 @@ impl MetaServer {
         Ok(table)
     }
 
+    /// The disks as this replica goes by them, for whoever compares them with its state. `None`: the state
+    /// cannot be read.
+    pub fn known_disks(&self) -> Option<BTreeMap<u64, DiskRow>> {
+        self.disks().ok().map(|disks| (*disks).clone())
+    }
+
     pub(crate) fn disks(&self) -> Result<Rc<BTreeMap<u64, DiskRow>>, Trouble> {
         Ok(self.disk_table()?.rows)
     }
