@@ -6,6 +6,7 @@
 #   make sim      SEEDS=n seeds of the simulator; SEED=s replays one
 #   make soak     HOURS=n of faults on real processes, disks and networks, with a report
 #   make sim-mutants  hunts every planted mistake, MUTANT_SEEDS seeds each, and writes docs/planted-bugs.md
+#   make scale    the leader's planning over 10,000 disks and the loss of a rack; writes docs/scale.md
 #   make bench    what this machine reaches
 #   make fuzz     feed damaged bytes to every decoder, for FUZZ_SECONDS
 
@@ -24,6 +25,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 BIN := $(CARGO_TARGET_DIR)/release/bixi
 BIN_SIM := $(CARGO_TARGET_DIR)/release/bixi-sim
+BIN_SCALE := $(CARGO_TARGET_DIR)/release/bixi-scale
 BIN_FUZZ := $(CARGO_TARGET_DIR)/release/bixi-fuzz
 VENV ?= $(HOME)/.cache/bixi-venv
 # Debian's own Python, because python3-venv belongs to it.
@@ -44,7 +46,7 @@ FUZZ_SMOKE_SECONDS ?= 5
 PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
             e2fsprogs iproute2 nftables faketime
 
-.PHONY: help setup build faultdev run test check collect unit fuzz-smoke sim-smoke e2e sim sim-mutants soak bench fuzz venv clean-data
+.PHONY: help setup build faultdev run test check collect unit fuzz-smoke sim-smoke e2e sim sim-mutants soak scale bench fuzz venv clean-data
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -145,6 +147,11 @@ sim: setup
 sim-mutants: setup
 	@cargo build --release --quiet --workspace
 	"$(BIN_SIM)" --mutants $(MUTANT_SEEDS) --report docs/planted-bugs.md $(if $(BUG),--planted $(BUG))
+
+# About a minute and a half; SEED=s draws other placements.
+scale: setup
+	@cargo build --release --quiet --workspace
+	"$(BIN_SCALE)" $(if $(SEED),--seed $(SEED)) --report docs/scale.md --revision "$$(git describe --always --dirty 2>/dev/null || echo unknown)" $(ARGS)
 
 bench: setup build
 	@"$(CARGO_TARGET_DIR)/release/erasure"

@@ -27,6 +27,7 @@ pub mod linear;
 mod models;
 pub mod moves;
 pub mod nodes;
+pub mod scale;
 pub mod seed;
 pub mod settle;
 pub mod shape;

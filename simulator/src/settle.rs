@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::object::api::{ObjectError, WriteConditions};
 use erasure::Coder;
+use metaserver::server::MetaServer;
 use platform::clock::Clock;
 use proto::members::RemoveDisk;
 use proto::meta::Body;
@@ -246,5 +247,10 @@ pub(crate) async fn agree(cluster: &Cluster, clock: &Clock) {
     let hashes: Vec<_> = cluster.metas().iter().flatten().map(|meta| meta.replica().state_hash().ok()).collect();
     if hashes.windows(2).any(|pair| pair[0] != pair[1]) {
         cluster.violated(Checker::Agreement, format!("replicas differ at the same index: {hashes:x?}"));
+    }
+    // What a replica keeps decoded must not outlive a command or a snapshot that changed it.
+    let stale = |meta: &MetaServer| meta.known_disks().is_some_and(|known| known != inspect::disks(meta));
+    if cluster.metas().iter().flatten().any(stale) {
+        cluster.violated(Checker::Agreement, "a replica goes by other disks than its state has");
     }
 }

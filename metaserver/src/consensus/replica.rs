@@ -176,6 +176,8 @@ pub(super) struct Inner {
     pub(super) installed: Cell<u64>,
     /// Somebody sent a message whose address is not known.
     pub(super) stranger: Cell<bool>,
+    /// Rises whenever rows of disks may have changed in the state.
+    pub(super) disk_changes: Cell<u64>,
 }
 
 /// A replica. Cheap to clone.
@@ -379,6 +381,16 @@ impl Replica {
     /// Whether it may have forgotten something, and so neither votes nor counts.
     pub fn is_in_doubt(&self) -> bool {
         self.0.core.borrow().doubt.is_some()
+    }
+
+    /// A number that rises whenever rows of disks may have changed in the state: by an applied
+    /// command, or by a snapshot. What was read of them at the same number still holds.
+    pub fn disk_changes(&self) -> u64 {
+        self.0.disk_changes.get()
+    }
+
+    pub(super) fn disks_changed(&self) {
+        self.0.disk_changes.set(self.0.disk_changes.get() + 1);
     }
 
     /// Snapshots installed since the start.

@@ -139,6 +139,7 @@ impl Replica {
         }
         rows.push(own);
         self.0.store.replace(&rows)?;
+        self.disks_changed();
         self.0.platform.reached("snapshot in place");
         core.mem.0.borrow_mut().reset(metadata.index, metadata.term, metadata.get_conf_state().clone());
         core.applied = metadata.index;

@@ -201,6 +201,7 @@ impl Replica {
             kept: Cell::new(kept),
             installed: Cell::new(0),
             stranger: Cell::new(false),
+            disk_changes: Cell::new(0),
         }));
         replica.begin(alone, ahead_ready)?;
         Ok(replica)

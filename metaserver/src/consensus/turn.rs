@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use platform::planted::PlantedBug;
+use proto::keys;
 use proto::meta::{Command, Outcome};
 use raft::eraftpb::EntryType;
 use raft::prelude::{Entry, Message};
@@ -246,7 +247,11 @@ impl Replica {
         }
         let conf = core.mem.0.borrow().conf_state.clone();
         txn.put_bytes(applied_key(), encode_applied(last_index, last_term, &conf));
-        self.0.store.write(&txn.into_batch())?;
+        let batch = txn.into_batch();
+        self.0.store.write(&batch)?;
+        if batch.iter().any(|(key, _)| key.first() == Some(&keys::table::DISK)) {
+            self.disks_changed();
+        }
         core.applied = last_index;
         core.applied_term = last_term;
         core.raw.advance_apply_to(last_index);

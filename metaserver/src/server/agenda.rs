@@ -5,6 +5,7 @@
 //! reason holds and they may be taken. In memory; each leader begins anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 use platform::clock::Instant;
@@ -23,6 +24,8 @@ use crate::apply::txn::prost_free::Row;
 const MOVES_MAX: usize = 1000;
 /// Chunks of a drained disk looked at together.
 const PAGE: usize = 256;
+/// A pool of many domains is kept for this long.
+const POOL_AGE: Duration = Duration::from_secs(1);
 /// Pause after no chunk of the drained disks could be moved.
 const BLOCKED_PAUSE: Duration = Duration::from_secs(5);
 /// Bytes of new shards a second of one executor: it writes them and reads them back, each at its
@@ -38,6 +41,26 @@ pub(super) struct Agenda {
     pub(super) drained: Speed,
 }
 
+/// The disks as they were a moment ago.
+pub(super) struct KeptPool {
+    pool: Rc<Pool>,
+    /// See `Replica::disk_changes`.
+    changes: u64,
+    made: Instant,
+}
+
+impl KeptPool {
+    fn get(&self, changes: u64, now: Instant) -> Option<Rc<Pool>> {
+        let is_fresh = self.changes == changes && now.saturating_since(self.made) < POOL_AGE;
+        is_fresh.then(|| Rc::clone(&self.pool))
+    }
+
+    /// A shard goes to this disk.
+    pub(super) fn note_chosen(&mut self, disk: u64) {
+        Rc::make_mut(&mut self.pool).note_chosen(disk);
+    }
+}
+
 impl Agenda {
     /// Disks are not what they were.
     pub(super) fn try_all_again(&mut self) {
@@ -47,15 +70,28 @@ impl Agenda {
 
 impl MetaServer {
     /// The disks as they are now.
-    pub(super) fn pool(&self) -> Result<Pool, Trouble> {
+    pub(super) fn pool_now(&self) -> Result<Pool, Trouble> {
         let now = self.0.platform.clock().now();
         let liveness = self.0.liveness.borrow();
         let live = liveness.live_disks(now, self.0.times.disk_silent);
         let space = live
             .map(|heard| (heard.disk, (heard.total_bytes.saturating_sub(heard.available_bytes), heard.total_bytes)));
-        let pool = Pool::new(&self.disks()?, self.candidates(&[])?, space.collect());
+        let table = self.disk_table()?;
         let cluster = self.cluster()?;
+        let pool = Pool::new(&table.rows, self.candidates(&[])?, space.collect()).with_domains(table.domains);
         Ok(Pool { policy: cluster.redundancy.policy(), level: cluster.feature_level, ..pool })
+    }
+
+    /// The same; where domains are many it may be a moment old, for it takes a while to gather.
+    pub(super) fn pool(&self) -> Result<Rc<Pool>, Trouble> {
+        let (now, changes) = (self.0.platform.clock().now(), self.0.replica.disk_changes());
+        if let Some(pool) = self.0.pool.borrow().as_ref().and_then(|kept| kept.get(changes, now)) {
+            return Ok(pool);
+        }
+        let pool = Rc::new(self.pool_now()?);
+        *self.0.pool.borrow_mut() =
+            pool.homes.is_some().then(|| KeptPool { pool: Rc::clone(&pool), changes, made: now });
+        Ok(pool)
     }
 
     /// The step of a chunk as it was told, if that still fits; else as it is planned now.
@@ -122,7 +158,7 @@ impl MetaServer {
     /// Answers `bixi plan`: a scan of all chunks.
     pub(super) fn plan(&self) -> Result<PlanView, Trouble> {
         let now = self.0.platform.clock().now();
-        let mut pool = self.pool()?;
+        let mut pool = self.pool_now()?;
         let live: BTreeSet<u64> = pool.space.keys().copied().collect();
         let upto = self.0.looked_upto.get();
         // In the order in which executors come to them.

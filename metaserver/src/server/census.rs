@@ -158,7 +158,7 @@ impl MetaServer {
             if rounds.term != term {
                 *rounds = Rounds { term, ..Rounds::default() };
             }
-            rounds.disks.retain(|disk, _| live.contains(disk));
+            rounds.disks.retain(|disk, _| live.binary_search(disk).is_ok());
             rounds.due(&live, now)
         };
         let visits = live.iter().map(|disk| self.visit(*disk, &disks, due.contains(disk)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use platform::clock::Instant;
 use proto::meta::{DiskReport, Heartbeat, HeartbeatAck};
 use proto::rows::{DiskRow, SessionRow};
-use types::ids::{DiskId, Partition, SessionId};
+use types::ids::{Partition, SessionId};
 
 use super::{MetaServer, Trouble};
 use crate::apply::txn::Txn;
@@ -51,6 +51,18 @@ impl Liveness {
         Some(now.saturating_since(since))
     }
 
+    /// Disks have reported. Answers those that were removed.
+    pub fn hear_disks(&mut self, reports: Vec<DiskReport>, known: &BTreeMap<u64, DiskRow>, now: Instant) -> Vec<u64> {
+        let mut removed = Vec::new();
+        for report in reports {
+            if known.get(&report.disk).is_some_and(|row| row.removed) {
+                removed.push(report.disk);
+            }
+            self.disks.insert(report.disk, (now, report));
+        }
+        removed
+    }
+
     /// A session was just registered or heard.
     pub fn hear_session(&mut self, session: u64, now: Instant) {
         self.sessions.insert(session, now);
@@ -64,18 +76,12 @@ impl MetaServer {
         }
         let now = self.0.platform.clock().now();
         let term = self.0.replica.term();
-        let (mut ended, mut removed) = (Vec::new(), Vec::new());
-        {
+        let disks = self.disks()?;
+        let mut ended = Vec::new();
+        let removed = {
             let mut liveness = self.0.liveness.borrow_mut();
             liveness.begin(term, now);
             let txn = Txn::new(self.0.replica.store());
-            for report in beat.disks {
-                let row = txn.get::<DiskRow>(&proto::keys::disk(DiskId(report.disk)))?;
-                if row.is_some_and(|row| row.removed) {
-                    removed.push(report.disk);
-                }
-                liveness.disks.insert(report.disk, (now, report));
-            }
             for session in beat.sessions {
                 let key = proto::keys::session(Partition(0), SessionId(session));
                 match txn.get::<SessionRow>(&key)? {
@@ -84,7 +90,8 @@ impl MetaServer {
                     None => {}
                 }
             }
-        }
+            liveness.hear_disks(beat.disks, &disks, now)
+        };
         Ok(HeartbeatAck { ended, term, removed, level: self.level() })
     }
 }

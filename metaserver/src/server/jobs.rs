@@ -53,6 +53,7 @@ impl MetaServer {
                 None => return Ok(Job::default()),
             },
         };
+        drop(pool);
         self.note_chosen(step.targets.iter().map(|shard| shard.disk));
         let start = StartMove { chunk: step.chunk, shards: step.targets, becomes: step.becomes };
         let outcome = self.propose_own(Body::StartMove(start)).await?;
@@ -209,7 +210,7 @@ impl MetaServer {
     pub(super) async fn expire_moves(&self) -> Result<(), Trouble> {
         let now = self.0.platform.clock().now();
         let mut dead: Vec<ChunkEntry> = Vec::new();
-        let draining = self.pool()?.draining;
+        let draining = self.pool()?.draining.clone();
         let txn = Txn::new(self.0.replica.store());
         for (key, _) in txn.scan_prefix(&[keys::table::MISSING], LOOK_MAX)? {
             let Some(chunk) = keys::last_u64(&key) else { continue };

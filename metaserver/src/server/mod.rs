@@ -6,8 +6,13 @@
 mod abandoned;
 mod agenda;
 mod census;
+pub mod copysets;
+mod deal;
+mod disk_table;
+mod grants;
 mod group;
 mod heartbeat;
+mod homes;
 mod jobs;
 mod listing;
 pub mod placement;
@@ -15,6 +20,7 @@ mod planner;
 mod query;
 mod repairs;
 mod safety;
+pub mod scale;
 pub mod seal;
 mod upkeep;
 
@@ -28,19 +34,17 @@ use platform::disk::Disk;
 use platform::planted::PlantedBug;
 use proto::keys;
 use proto::level;
-use proto::meta::{
-    Body, ChunkList, Command, GrantChunks, GrantRequest, LogEnd, LogEndRequest, MetaState, Outcome, PlannedChunk,
-    refusal,
-};
-use proto::rows::{ClusterRow, DiskRow, disk_state};
+use proto::meta::{Body, ChunkList, Command, LogEnd, LogEndRequest, MetaState, Outcome};
+use proto::rows::{ClusterRow, DiskRow};
 use proto::service::{Answer, Done, Failure, Request, class, code};
 use rpc::call::{Call, Reply};
 use rpc::peers::Peers;
 use types::ids::{DiskId, StoreId};
 
 use self::abandoned::Turns;
-use self::agenda::Agenda;
+use self::agenda::{Agenda, KeptPool};
 use self::census::Rounds;
+use self::disk_table::DiskTable;
 use self::heartbeat::Liveness;
 use self::repairs::Repairs;
 use crate::apply::txn::Txn;
@@ -91,6 +95,9 @@ struct Inner {
     /// When a pending move was leased, and why it was begun, by move id.
     leased: RefCell<BTreeMap<u64, (platform::clock::Instant, u32)>>,
     agenda: RefCell<Agenda>,
+    /// As of a number of `Replica::disk_changes`.
+    disk_table: RefCell<Option<(u64, DiskTable)>>,
+    pool: RefCell<Option<KeptPool>>,
     repairs: RefCell<Repairs>,
     /// The chunk up to which crowded and mostly dead ones were looked for, and when.
     looked_upto: Cell<u64>,
@@ -181,6 +188,8 @@ impl MetaServer {
             census: RefCell::new(Rounds::default()),
             leased: RefCell::new(BTreeMap::new()),
             agenda: RefCell::new(Agenda::default()),
+            disk_table: RefCell::new(None),
+            pool: RefCell::new(None),
             repairs: RefCell::new(Repairs::default()),
             looked_upto: Cell::new(0),
             looked_at: Cell::new(platform::clock::Instant(0)),
@@ -343,104 +352,6 @@ impl MetaServer {
             return Err(Trouble::new(class::GIVE_UP, code::CONFLICT, text));
         }
         Ok(())
-    }
-
-    pub(crate) fn disks(&self) -> Result<BTreeMap<u64, DiskRow>, Trouble> {
-        let mut rows = BTreeMap::new();
-        let txn = Txn::new(self.0.replica.store());
-        for (key, value) in txn.scan_prefix(&[keys::table::DISK], usize::MAX)? {
-            if let Some(disk) = keys::last_u64(&key) {
-                rows.insert(disk, crate::apply::txn::prost_free::Row::from_bytes(&value)?);
-            }
-        }
-        Ok(rows)
-    }
-
-    /// Plans chunks for a writer and grants them in one command.
-    async fn grant(&self, ask: GrantRequest) -> Result<Outcome, Trouble> {
-        self.0.replica.read_barrier().await?;
-        let cluster = self.cluster()?;
-        let Some(policy) = ask.redundancy.policy() else {
-            return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "no such redundancy"));
-        };
-        let count = ask.count.clamp(1, 16);
-        let space_min = if ask.reserve { 0 } else { placement::SPACE_MIN };
-        let mut chunks = Vec::new();
-        for _ in 0..count {
-            let candidates = self.candidates_with(&ask.avoid, space_min)?;
-            let planned = placement::plan_around(&ask.slow, policy, &candidates).or_else(|| {
-                // Better on a disk that failed a moment ago than nowhere.
-                self.candidates_with(&[], space_min).ok().and_then(|all| placement::plan(policy, &all))
-            });
-            let Some(disks) = planned else {
-                let text = format!("too few disks for {policy}: {} usable", candidates.len());
-                // Full only if room is what lacks: a disk that this leader has not heard yet may
-                // be heard in a moment, so its writer waits instead of failing.
-                let with_full = placement::plan(policy, &self.candidates_with(&[], 0)?);
-                let code = if with_full.is_some() { code::FULL } else { code::OTHER };
-                return Err(Trouble::new(class::RETRY, code, text));
-            };
-            self.note_chosen(disks.iter().copied());
-            chunks.push(PlannedChunk { disks });
-        }
-        let body = GrantChunks {
-            session: ask.session,
-            redundancy: ask.redundancy,
-            cell_size: cluster.cell_size,
-            capacity: cluster.chunk_capacity,
-            chunks,
-            becomes: ask.becomes.filter(|_| cluster.feature_level >= level::TRANSCODE),
-        };
-        let command = Command {
-            session: ask.session,
-            sequence: ask.sequence,
-            floor: ask.floor,
-            partition: ask.partition,
-            now_ms: 0,
-            body: Some(Body::GrantChunks(body)),
-        };
-        let outcome = self.propose(command).await?;
-        if outcome.refusal == refusal::OTHER_BODY {
-            // A retry planned anew; the first plan's outcome is gone from this client's sight.
-            return Err(Trouble::new(class::REFETCH, code::OTHER, "grant was planned twice; ask with a new sequence"));
-        }
-        Ok(outcome)
-    }
-
-    /// New shards go to these disks: the next ones rather to others.
-    fn note_chosen(&self, disks: impl Iterator<Item = u64>) {
-        let mut chosen = self.0.chosen.borrow_mut();
-        for disk in disks {
-            *chosen.entry(disk).or_insert(0) += 1;
-        }
-    }
-
-    /// Disks that may take a new shard now.
-    fn candidates(&self, avoid: &[u64]) -> Result<Vec<placement::Candidate>, Trouble> {
-        self.candidates_with(avoid, placement::SPACE_MIN)
-    }
-
-    fn candidates_with(&self, avoid: &[u64], space_min: u64) -> Result<Vec<placement::Candidate>, Trouble> {
-        let now = self.0.platform.clock().now();
-        let liveness = self.0.liveness.borrow();
-        let chosen = self.0.chosen.borrow();
-        let mut out = Vec::new();
-        for (disk, row) in self.disks()? {
-            if row.state != disk_state::IN || row.draining || avoid.contains(&disk) {
-                continue;
-            }
-            let Some(heard) = liveness.disk(disk, now, self.0.times.disk_silent) else { continue };
-            if heard.failed || heard.available_bytes < space_min {
-                continue;
-            }
-            out.push(placement::Candidate {
-                disk,
-                domain: row.domain,
-                weight: chosen.get(&disk).copied().unwrap_or(0),
-                draw: self.0.platform.random().next_u64(),
-            });
-        }
-        Ok(out)
     }
 
     pub(crate) fn address_of(disks: &BTreeMap<u64, DiskRow>, disk: u64) -> Option<(String, StoreId)> {

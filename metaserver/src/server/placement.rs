@@ -5,6 +5,9 @@
 //! more: losing a domain must not lose data. The same holds for racks and zones wherever they are
 //! so many that none needs to hold more than `parity`; where they are too few to survive the loss
 //! of one in any case (4+2 over two zones), they do not count.
+//!
+//! Here every disk is looked at. Where there are many domains, `copysets` comes first, and this is
+//! what is left when no group of them can take the shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,10 +118,10 @@ fn choose(
 }
 
 /// Widths of groups above the narrowest that are looked at: zone, rack, host.
-const WIDTHS_MAX: usize = 3;
+pub(super) const WIDTHS_MAX: usize = 3;
 
 /// The most shards of a chunk that may be in one place.
-fn most(policy: Redundancy) -> usize {
+pub(super) fn most(policy: Redundancy) -> usize {
     policy.parity().max(1)
 }
 
@@ -128,7 +131,7 @@ fn groups(domain: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The group of this width (0 = the widest) that a domain lies in. One that has no such group is its own.
-fn group(domain: &str, width: usize) -> &str {
+pub(super) fn group(domain: &str, width: usize) -> &str {
     groups(domain).nth(width).unwrap_or(domain)
 }
 
@@ -144,7 +147,7 @@ fn held(used: &BTreeMap<String, usize>) -> BTreeMap<&str, usize> {
 }
 
 /// How many groups there are of each width above the narrowest.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Widths(Vec<usize>);
 
 impl Widths {
@@ -157,7 +160,7 @@ impl Widths {
     }
 
     /// Widths at which no group needs to hold more than `parity` shards of a chunk.
-    fn bounded(&self, policy: Redundancy) -> Vec<usize> {
+    pub(super) fn bounded(&self, policy: Redundancy) -> Vec<usize> {
         let enough = |(_, groups): &(usize, &usize)| **groups * most(policy) >= policy.shards();
         self.0.iter().enumerate().filter(enough).map(|(width, _)| width).collect()
     }

@@ -2,16 +2,20 @@
 //! compact it. Pure. The executor's jobs and `bixi plan` come from this one function.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use proto::level;
 use proto::members::why;
 use proto::rows::{ChunkRow, DiskRow, RedundancyRow, ShardRow, chunk_state, disk_state};
 use types::redundancy::Redundancy;
 
+use super::disk_table::Domains;
+use super::homes::Homes;
 use super::placement::{self, Candidate, Widths};
 use super::repairs;
 
 /// The disks as the leader sees them now.
+#[derive(Clone)]
 pub(super) struct Pool {
     /// Failure domains of the disks in use, drained ones too.
     pub domains: BTreeMap<u64, String>,
@@ -24,6 +28,8 @@ pub(super) struct Pool {
     pub space: BTreeMap<u64, (u64, u64)>,
     /// The same in thousandths.
     pub fill: BTreeMap<u64, u64>,
+    /// Where domains are many.
+    pub homes: Option<Homes>,
     /// What the cluster asks for; chunks that survive fewer or more losses are laid out anew.
     pub policy: Option<Redundancy>,
     /// The cluster's feature level.
@@ -63,6 +69,7 @@ impl Pool {
             draining: used().filter(|(_, row)| row.draining).map(|(disk, _)| *disk).collect(),
             candidates,
             fill: BTreeMap::new(),
+            homes: None,
             space,
             policy: None,
             level: level::CURRENT,
@@ -77,6 +84,7 @@ impl Pool {
         let of = |(used, total): &(u64, u64)| used.saturating_mul(1000).checked_div(*total);
         if let Some(fill) = self.space.get(&disk).and_then(of) {
             self.fill.insert(disk, fill);
+            self.homes.iter_mut().for_each(|homes| homes.note_fill(fill));
         }
     }
 
@@ -92,13 +100,15 @@ impl Pool {
             if row.shards.len() < policy.needed() {
                 return None;
             }
-            let targets = repairs::plan(row, &self.domains, &self.candidates).unwrap_or_default();
+            let near = self.homes.as_ref().and_then(|homes| homes.replace(row, &lacking));
+            let targets = near.or_else(|| repairs::plan(row, &self.domains, &self.candidates)).unwrap_or_default();
             return Some(self.made(why::REPAIR, chunk, row, targets, &lacking));
         }
         let leaving: Vec<u32> =
             row.shards.iter().filter(|shard| self.draining.contains(&shard.disk)).map(|shard| shard.index).collect();
         if !leaving.is_empty() {
-            let targets = self.plan_drain(row, &leaving).unwrap_or_default();
+            let near = self.homes.as_ref().and_then(|homes| homes.replace(row, &leaving));
+            let targets = near.or_else(|| self.plan_drain(row, &leaving)).unwrap_or_default();
             let step = self.made(why::DRAIN, chunk, row, targets, &leaving);
             // What no longer fits as it is may fit as the cluster asks for by now.
             let instead = if step.targets.is_empty() { self.transcode_step(chunk, row) } else { None };
@@ -111,12 +121,24 @@ impl Pool {
         if let Some(step) = self.transcode_step(chunk, row) {
             return Some(step);
         }
+        let homes = self.homes.as_ref().filter(|homes| homes.deals(policy));
+        if homes.is_some_and(|homes| homes.is_settled(row, &self.fill)) {
+            return self.compact(policy, chunk, row);
+        }
         if let Some(targets) = repairs::plan_spread(row, &self.domains, &self.widths, &self.candidates) {
             return Some(moved(why::SPREAD, targets));
         }
-        if let Some(targets) = repairs::plan_rebalance(row, &self.domains, &self.widths, &self.candidates, &self.fill) {
+        let balanced = match homes {
+            Some(homes) => homes.balance(row, &self.fill),
+            None => repairs::plan_rebalance(row, &self.domains, &self.widths, &self.candidates, &self.fill),
+        };
+        if let Some(targets) = balanced {
             return Some(moved(why::BALANCE, targets));
         }
+        self.compact(policy, chunk, row)
+    }
+
+    fn compact(&self, policy: Redundancy, chunk: u64, row: &ChunkRow) -> Option<Step> {
         repairs::is_mostly_dead(row).then(|| {
             let bytes = row.live_bytes.saturating_mul(policy.shards() as u64) / policy.needed() as u64;
             Step { bytes, ..self.made(why::COMPACT, chunk, row, Vec::new(), &[]) }
@@ -150,7 +172,8 @@ impl Pool {
             _ => return None,
         };
         let bytes = bytes(then);
-        let disks = placement::plan(then, &self.candidates)?;
+        let near = self.homes.as_ref().and_then(|homes| homes.anew(row, then));
+        let disks = near.or_else(|| placement::plan(then, &self.candidates))?;
         let target = |(index, disk)| ShardRow { index: index as u32, disk, ..ShardRow::default() };
         Some((then, disks.into_iter().enumerate().map(target).collect(), bytes))
     }
@@ -204,9 +227,7 @@ impl Pool {
     pub(super) fn note(&mut self, step: &Step) {
         let share = step.bytes / (step.targets.len() as u64).max(1);
         for shard in &step.targets {
-            if let Some(candidate) = self.candidates.iter_mut().find(|at| at.disk == shard.disk) {
-                candidate.weight += 1;
-            }
+            self.note_chosen(shard.disk);
             if let Some((used, _)) = self.space.get_mut(&shard.disk) {
                 *used = used.saturating_add(share);
             }
@@ -221,6 +242,22 @@ impl Pool {
             }
             self.weigh(*disk);
         }
+    }
+}
+
+impl Pool {
+    /// A shard goes to this disk: the next ones rather to others.
+    pub(super) fn note_chosen(&mut self, disk: u64) {
+        if let Some(candidate) = self.candidates.iter_mut().find(|at| at.disk == disk) {
+            candidate.weight += 1;
+        }
+        self.homes.iter_mut().for_each(|homes| homes.note_chosen(disk));
+    }
+
+    /// The same pool, with what it takes to find homes quickly where domains are many.
+    pub(super) fn with_domains(mut self, domains: Option<Rc<Domains>>) -> Pool {
+        self.homes = domains.map(|domains| Homes::new(domains, &self.candidates, &self.fill));
+        self
     }
 }
 

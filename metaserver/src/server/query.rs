@@ -110,8 +110,9 @@ impl MetaServer {
         let liveness = self.0.liveness.borrow();
         Ok(self
             .disks()?
-            .into_iter()
+            .iter()
             .map(|(disk, row)| {
+                let (disk, row) = (*disk, row.clone());
                 let heard = liveness.disk(disk, now, self.0.times.disk_silent);
                 DiskEntry {
                     disk,
@@ -172,7 +173,7 @@ impl MetaServer {
             return Err(fault.into());
         }
         let draining: BTreeSet<u64> =
-            self.disks()?.into_iter().filter(|(_, row)| row.draining).map(|(disk, _)| disk).collect();
+            self.disks()?.iter().filter(|(_, row)| row.draining).map(|(disk, _)| *disk).collect();
         let left: u64 = loads.iter().filter(|(disk, _)| draining.contains(disk)).map(|(_, load)| load.1).sum();
         status.loads = loads.into_iter().map(|(disk, (shards, bytes))| DiskLoad { disk, shards, bytes }).collect();
         if left > 0 {

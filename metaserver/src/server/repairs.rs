@@ -18,7 +18,7 @@ const AGE: Duration = Duration::from_secs(10);
 const PUT_OFF_MIN: Duration = Duration::from_secs(5);
 const PUT_OFF_MAX: Duration = Duration::from_secs(60);
 /// A shard is moved to a disk that is emptier by this much, thousandths.
-const REBALANCE_MIN: u64 = 200;
+pub(super) const REBALANCE_MIN: u64 = 200;
 /// A chunk with fewer bytes is not compacted: there is hardly anything to win.
 const COMPACT_MIN: u64 = 256 << 10;
 /// Over how long the speed of repairs is measured.

@@ -1,7 +1,6 @@
 //! What the leader does once a second: sessions that are silent, disks that are gone, chunks whose
 //! writer or disk is gone (`abandoned`), shards to delete.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,7 +89,8 @@ impl MetaServer {
 
     async fn lose_disks(&self) -> Result<(), Trouble> {
         let now = self.0.platform.clock().now();
-        for (disk, row) in self.disks()? {
+        for (disk, row) in self.disks()?.iter() {
+            let disk = *disk;
             if row.state != disk_state::IN {
                 continue;
             }
@@ -111,7 +111,7 @@ impl MetaServer {
 
     async fn delete_shards(&self) -> Result<(), Trouble> {
         let now = self.0.platform.clock().now();
-        let disks: BTreeMap<u64, DiskRow> = self.disks()?;
+        let disks = self.disks()?;
         let usable = |disk: u64, row: &DiskRow| {
             let alive = self.0.liveness.borrow().disk(disk, now, self.0.times.disk_silent).is_some();
             alive && row.state == disk_state::IN
