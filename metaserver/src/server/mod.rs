@@ -15,6 +15,7 @@ mod query;
 mod repairs;
 mod safety;
 pub mod seal;
+mod trash;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
@@ -191,6 +192,7 @@ impl MetaServer {
         }));
         platform.tasks().spawn(server.clone().upkeep());
         platform.tasks().spawn(server.clone().take_census());
+        platform.tasks().spawn(server.clone().empty_trash());
         Ok(server)
     }
 
