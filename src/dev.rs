@@ -523,6 +523,7 @@ async fn serve_doors(
         s3: config.listen.clone(),
         policy: stored.to_string(),
         stores: ChunkService::default(),
+        trash_keep: doors::trash_keep(doors::TRASH_DAYS)?,
     };
     let gateway = s3_gateway::config::Config::default();
     let region = gateway.region.clone();
