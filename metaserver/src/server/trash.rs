@@ -68,6 +68,7 @@ impl MetaServer {
                 return Ok(());
             }
             if !outcome.existed {
+                self.0.platform.reached("bucket is purged");
                 tracing::info!(bucket, name = %row.bucket.name, "a bucket in the trash is purged");
             }
             let took = clock.now().saturating_since(began);
