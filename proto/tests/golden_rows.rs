@@ -9,8 +9,8 @@ use proto::rows::{
     ExtentRow, MetaRow, MoveRow, ObjectRow, OutcomeRow, Pair, PartBound, PartRow, RedundancyRow, SessionRow, ShardRow,
     TrashRow, UploadRow,
 };
-use proto::trash::{PurgePage, RestoreBucket, TrashBucket};
 use proto::service::{Answer, AnswerMessage, Failure, Request, RequestMessage, class, code};
+use proto::trash::{PurgePage, RestoreBucket, TrashBucket};
 
 #[track_caller]
 fn assert_golden<M: prost::Message + Default + PartialEq + std::fmt::Debug>(message: M, hex: &str) {

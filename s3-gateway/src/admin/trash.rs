@@ -145,7 +145,8 @@ fn chosen(trash: Vec<TrashedBucket>, wanted: &str) -> Result<TrashedBucket, Refu
     if kept.len() > 1 {
         let told = |one: &TrashedBucket| format!("{} (deleted {})", id(one.bucket.id), dates::iso8601(one.trashed_ms));
         let ids: Vec<String> = kept.iter().map(told).collect();
-        let text = format!("{} buckets in the trash were called {wanted}; name one by its id: {}", kept.len(), ids.join(", "));
+        let text =
+            format!("{} buckets in the trash were called {wanted}; name one by its id: {}", kept.len(), ids.join(", "));
         return Err(conflict(&text));
     }
     let found = kept.pop().or_else(|| purging.into_iter().next());
@@ -224,7 +225,8 @@ mod tests {
     #[test]
     fn a_name_that_two_had_is_asked_for_by_its_id() {
         let one = (5 << 48) | 3;
-        let trash = || vec![trashed(one, "a", false), trashed(9, "a", false), trashed(10, "b", true), trashed(11, "b", false)];
+        let trash =
+            || vec![trashed(one, "a", false), trashed(9, "a", false), trashed(10, "b", true), trashed(11, "b", false)];
         let number = |wanted: &str| chosen(trash(), wanted).ok().map(|found| found.bucket.id);
         assert_eq!(number("5:3"), Some(one));
         assert_eq!(number("0:9"), Some(9));

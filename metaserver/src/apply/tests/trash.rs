@@ -74,7 +74,14 @@ fn bucket_goes_to_the_trash_whole_and_nobody_reaches_it_there() {
     assert_eq!(world.trash("none").refusal, refusal::NO_BUCKET);
     let trashed = world.trash("bucket");
     let row = TrashRow {
-        bucket: BucketRow { id: bucket, name: "bucket".into(), owner: "u".into(), created_ms: 9, kind: 0, versioning: 0 },
+        bucket: BucketRow {
+            id: bucket,
+            name: "bucket".into(),
+            owner: "u".into(),
+            created_ms: 9,
+            kind: 0,
+            versioning: 0,
+        },
         trashed_ms: 9,
         keep_until_ms: 9 + KEEP_MS,
         purging: false,
