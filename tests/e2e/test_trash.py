@@ -177,7 +177,7 @@ def test_the_space_comes_back_when_it_is_purged_or_its_time_is_over(server):
     before = free(server)
     assert server.command("bucket", "delete", "big", "--with-objects", "--yes").returncode == 0
     time.sleep(2)
-    assert free(server) <= before, "it is kept"
+    assert free(server) < before + 50 * MIB, "it is kept"
     dry = server.command("bucket", "purge", "big", "--dry-run")
     assert dry.returncode == 8 and b"40 objects" in dry.stdout, (dry.stdout, dry.stderr)
     assert server.command("bucket", "purge", "big").returncode == 2
@@ -214,17 +214,22 @@ def test_a_purge_goes_on_after_kill_9_in_the_middle(tmp_path):
     try:
         assert server.command("bucket", "delete", "many", "--with-objects", "--yes").returncode == 0
         assert server.command("bucket", "purge", "many", "--yes").returncode == 0
-        left, kills = count, 0
-        for _ in range(3):
+
+        def left() -> int:
             rows = trash(server)
-            if not rows:
+            assert all(row["state"] == "purging" for row in rows), rows
+            return rows[0]["objects"] if rows else 0
+
+        seen, kills = count, 0
+        for _ in range(3):
+            wait_for("some more of it is gone", lambda upto=seen: left() < upto, pause=0)
+            seen = left()
+            if seen == 0:
                 break
-            assert rows[0]["state"] == "purging" and rows[0]["objects"] <= left
-            left = rows[0]["objects"]
             kills += 1
             server.kill()
             server.start()
-            # A part of it may be gone.
+            # A part of it is gone.
             refused = server.command("bucket", "restore", "many")
             assert refused.returncode in (3, 4), refused.stderr
         assert kills > 0, "the purge was over before anybody looked"
