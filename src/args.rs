@@ -97,6 +97,10 @@ pub struct ServerArgs {
     /// Within how many days everything at rest is read once to find rot (0: not at all)
     #[arg(long, value_name = "DAYS", env = "BIXI_SCRUB_DAYS", default_value_t = crate::node::chunks::SCRUB_DAYS)]
     pub scrub_days: f64,
+    /// For how many days a bucket that was deleted with its objects can be restored, unless its
+    /// deletion says otherwise
+    #[arg(long, value_name = "DAYS", env = "BIXI_TRASH_DAYS", default_value_t = crate::node::doors::TRASH_DAYS)]
+    pub trash_days: f64,
     /// Domain under which BUCKET.DOMAIN is a bucket; may be repeated
     #[arg(long, value_name = "DOMAIN")]
     pub s3_domain: Vec<String>,
@@ -438,13 +442,66 @@ pub enum BucketCommand {
     /// List buckets
     #[command(visible_alias = "ls")]
     List(ReadArgs),
-    /// Delete an empty bucket
+    /// Delete a bucket: an empty one for good, or one with all it holds into the trash
     Delete {
         /// Its name, also as s3://NAME
         name: String,
         #[command(flatten)]
+        trash: TrashArgs,
+        #[command(flatten)]
         change: ChangeArgs,
     },
+    /// List the buckets in the trash
+    Trash {
+        /// What to do there: list, which is also done without a word
+        #[arg(value_enum, default_value_t = TrashCommand::List, hide_default_value = true)]
+        what: TrashCommand,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Take a bucket out of the trash, as it was
+    Restore {
+        /// The name it had, or its id in the trash
+        #[arg(value_name = "NAME|ID")]
+        bucket: String,
+        /// Give it this name
+        #[arg(long = "as", value_name = "NEW")]
+        new_name: Option<String>,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Remove a bucket in the trash for good, before its time is over
+    Purge {
+        /// The name it had, or its id in the trash
+        #[arg(value_name = "NAME|ID")]
+        bucket: String,
+        /// Do not ask whether it is meant
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// How a bucket with objects is deleted.
+#[derive(Args, Clone, Debug)]
+pub struct TrashArgs {
+    /// With all it holds, into the trash (needs the root user's key)
+    #[arg(long)]
+    pub with_objects: bool,
+    /// Do not ask whether it is meant
+    #[arg(long, requires = "with_objects")]
+    pub yes: bool,
+    /// Days for which it can be restored; by default what the server was started with
+    #[arg(long, value_name = "DAYS", requires = "with_objects")]
+    pub keep_days: Option<f64>,
+}
+
+/// What `bixi bucket trash` does.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TrashCommand {
+    /// List
+    List,
 }
 
 /// `bixi object ...`.
@@ -630,6 +687,11 @@ mod tests {
             "bixi status --output json",
             "bixi fsck --output json",
             "bixi bucket create b --admin-addr h:1 --credentials f",
+            "bixi bucket delete b --with-objects --yes --keep-days 0.5",
+            "bixi bucket trash --output json",
+            "bixi bucket trash list",
+            "bixi bucket restore b --as c",
+            "bixi bucket purge 5:3 --yes --dry-run",
             "bixi object cp -r a s3://b/c",
             "bixi object ls",
             "bixi key create --user u --output json",
@@ -664,6 +726,7 @@ mod tests {
         }
         for line in [
             "bixi disk remove 3 --lost",
+            "bixi bucket delete b --keep-days 3",
             "bixi node",
             "bixi safe-to-remove disk",
             "bixi server",

@@ -525,6 +525,7 @@ async fn serve_doors(
         s3: config.listen.clone(),
         stores: ChunkService::default(),
         inside: None,
+        trash_keep: doors::trash_keep(doors::TRASH_DAYS)?,
     };
     let gateway = s3_gateway::config::Config::default();
     let region = gateway.region.clone();

@@ -102,6 +102,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         Some(text) => Some(text.parse::<Redundancy>().map_err(|error| NodeError { text: error.to_string(), exit: 2 })?),
         None => None,
     };
+    let trash_keep = doors::trash_keep(args.trash_days)?;
     // Ports first: a port in use is the commonest mistake and must leave no trace.
     let s3_listener = listen(&platform, &args.s3_addr, "--s3-addr").await?;
     let admin_listener = listen(&platform, &args.admin_addr, "--admin-addr").await?;
@@ -244,7 +245,8 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     gateway.tls = tls;
     let scheme = if gateway.tls.is_some() { "https" } else { "http" };
     doors::spawn_s3(&platform, s3_listener, &objects, gateway);
-    let parts = AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), stores: service.clone(), inside };
+    let parts =
+        AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), stores: service.clone(), inside, trash_keep };
     doors::spawn_admin(&platform, admin_listener, &objects, &meta, &region, parts);
     let credentials = homes[0].disk.path().join("credentials");
     greet(&format!("{scheme}://{s3}"), &admin, &root, &credentials, stored, homes.len(), file.as_ref());

@@ -14,6 +14,7 @@
 //! | delete | `09` disk u64, placement u64 | DeleteRow |
 //! | bucket | `10` name | BucketRow |
 //! | bucket of a number | `11` partition u16, bucket u64 | name |
+//! | trash | `12` partition u16, bucket u64 | TrashRow |
 //! | object | `20` partition u16, bucket u64, key bytes | ObjectRow |
 //! | old version | `21` partition u16, bucket u64, key bytes escaped, !version u64 | ObjectRow |
 //! | upload | `22` partition u16, bucket u64, key escaped, upload u64 | UploadRow |
@@ -42,6 +43,7 @@ pub mod table {
     pub const DELETE: u8 = 0x09;
     pub const BUCKET: u8 = 0x10;
     pub const BUCKET_NUMBER: u8 = 0x11;
+    pub const TRASH: u8 = 0x12;
     pub const OBJECT: u8 = 0x20;
     pub const OLD_VERSION: u8 = 0x21;
     pub const UPLOAD: u8 = 0x22;
@@ -165,6 +167,11 @@ pub fn bucket_number(partition: Partition, bucket: u64) -> Vec<u8> {
     Key::table(table::BUCKET_NUMBER).u16(partition.0).u64(bucket).0
 }
 
+/// A bucket in the trash.
+pub fn trash(partition: Partition, bucket: u64) -> Vec<u8> {
+    Key::table(table::TRASH).u16(partition.0).u64(bucket).0
+}
+
 pub fn object(partition: Partition, bucket: u64, key: &str) -> Vec<u8> {
     Key::table(table::OBJECT).u16(partition.0).u64(bucket).bytes(key.as_bytes()).0
 }
@@ -216,7 +223,7 @@ pub fn access_key(access_key: &str) -> Vec<u8> {
     Key::table(table::ACCESS_KEY).bytes(access_key.as_bytes()).0
 }
 
-/// The last 8 bytes of a key as a number: chunk of `disk_chunk`, `open_chunk`, `missing`; placement of `delete`; disk of `disk`.
+/// The last 8 bytes of a key as a number: chunk of `disk_chunk`, `open_chunk`, `missing`; placement of `delete`; disk of `disk`; bucket of `trash`.
 pub fn last_u64(key: &[u8]) -> Option<u64> {
     upload_of(key)
 }

@@ -19,6 +19,7 @@ pub mod record;
 pub mod roles;
 pub mod rows;
 pub mod service;
+pub mod trash;
 
 /// The largest message part of a frame, bytes; protects a receiver before it allocates.
 pub const MESSAGE_LEN_MAX: usize = 16 << 20;

@@ -7,8 +7,9 @@ use crate::chunk::ShardName;
 use crate::members;
 use crate::rows::{
     AccessKeyRow, BucketRow, ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, ObjectRow, PartRow, RedundancyRow,
-    ShardRow, UploadRow,
+    ShardRow, TrashRow, UploadRow,
 };
+use crate::trash;
 
 /// A command for the log. (session, sequence) make it exactly-once; session 0 is the leader
 /// itself, whose commands are idempotent by their conditions.
@@ -32,7 +33,7 @@ pub struct Command {
     /// What to do.
     #[prost(
         oneof = "Body",
-        tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,30,31,32,33,34,35,36,37,38,40,41"
+        tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,30,31,32,33,34,35,36,37,38,40,41,50,51,52,53"
     )]
     pub body: Option<Body>,
 }
@@ -96,6 +97,14 @@ pub enum Body {
     PutAccessKey(PutAccessKey),
     #[prost(message, tag = "41")]
     DeleteAccessKey(DeleteAccessKey),
+    #[prost(message, tag = "50")]
+    TrashBucket(trash::TrashBucket),
+    #[prost(message, tag = "51")]
+    RestoreBucket(trash::RestoreBucket),
+    #[prost(message, tag = "52")]
+    PurgeBucket(trash::PurgeBucket),
+    #[prost(message, tag = "53")]
+    PurgePage(trash::PurgePage),
 }
 
 /// Opens a session. `nonce` makes a retry find the session it made.
@@ -425,6 +434,8 @@ pub mod refusal {
     pub const DISK: u32 = 20;
     pub const NOT_INITIALISED: u32 = 21;
     pub const NO_DISK: u32 = 22;
+    /// A bucket in the trash is not in a state for it.
+    pub const TRASH: u32 = 30;
 }
 
 /// What apply answers.
@@ -451,9 +462,12 @@ pub struct Outcome {
     pub part: Option<PartRow>,
     #[prost(message, optional, tag = "8")]
     pub upload: Option<UploadRow>,
-    /// Something existed (delete).
+    /// Something existed (delete); something is left (purge).
     #[prost(bool, tag = "9")]
     pub existed: bool,
+    /// The bucket that is in the trash now.
+    #[prost(message, optional, tag = "20")]
+    pub trashed: Option<TrashRow>,
 }
 
 /// A chunk with its number.

@@ -6,11 +6,12 @@ use crate::chunk::ScrubState;
 use crate::members;
 use crate::meta::ChunkEntry;
 use crate::rows::{AccessKeyRow, BlobRow, BucketRow, ClusterRow, DiskRow, ObjectRow, PartRow, UploadRow};
+use crate::trash;
 
 /// A linearizable read.
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
-    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15")]
+    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,20")]
     pub ask: Option<Ask>,
 }
 
@@ -47,6 +48,8 @@ pub enum Ask {
     Safety(members::AskSafety),
     #[prost(message, tag = "15")]
     Plan(AskAll),
+    #[prost(message, tag = "20")]
+    Trash(AskAll),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -170,6 +173,12 @@ pub struct View {
     pub safety: Option<members::Safety>,
     #[prost(message, optional, tag = "17")]
     pub plan: Option<members::PlanView>,
+    /// Buckets in the trash.
+    #[prost(message, repeated, tag = "20")]
+    pub trash: Vec<trash::TrashEntry>,
+    /// There is no bucket of the number that was asked for.
+    #[prost(bool, tag = "21")]
+    pub no_bucket: bool,
 }
 
 /// A row of a listing (no body).

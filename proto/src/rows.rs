@@ -211,6 +211,26 @@ pub struct BucketRow {
     pub versioning: u32,
 }
 
+/// A bucket in the trash. Objects and uploads stay under its number.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct TrashRow {
+    /// The bucket, with the name it had.
+    #[prost(message, required, tag = "1")]
+    pub bucket: BucketRow,
+    /// When it came here, milliseconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub trashed_ms: u64,
+    /// Until when it can be restored, milliseconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub keep_until_ms: u64,
+    /// It was given up: what it holds is being removed.
+    #[prost(bool, tag = "4")]
+    pub purging: bool,
+    /// Keys of objects and uploads below this one are gone.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub purged_upto: Bytes,
+}
+
 /// A pair of strings.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Pair {

@@ -7,9 +7,10 @@ use proto::meta::{Body, Command, Conditions, NewBody, PutObject};
 use proto::rows::{
     AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ClusterRow, CounterRow, DeleteRow, DiskRow,
     ExtentRow, MetaRow, MoveRow, ObjectRow, OutcomeRow, Pair, PartBound, PartRow, RedundancyRow, SessionRow, ShardRow,
-    UploadRow,
+    TrashRow, UploadRow,
 };
 use proto::service::{Answer, AnswerMessage, Failure, Request, RequestMessage, class, code};
+use proto::trash::{PurgePage, RestoreBucket, TrashBucket};
 
 #[track_caller]
 fn assert_golden<M: prost::Message + Default + PartialEq + std::fmt::Debug>(message: M, hex: &str) {
@@ -151,7 +152,19 @@ fn golden_bytes_of_the_other_rows() {
     assert_golden(RemoveDisk { disk: 4, lost: true }, "08041001");
     let bucket =
         BucketRow { id: 4, name: "b".into(), owner: "anna".into(), created_ms: NOON_MS, kind: 1, versioning: 2 };
-    assert_golden(bucket, "08041201621a04616e6e612080d095ffbc3128013002");
+    let hex = "08041201621a04616e6e612080d095ffbc3128013002";
+    assert_golden(bucket.clone(), hex);
+    let trashed = TrashRow {
+        bucket,
+        trashed_ms: NOON_MS,
+        keep_until_ms: NOON_MS,
+        purging: true,
+        purged_upto: vec![0x20, 0].into(),
+    };
+    assert_golden(trashed, &format!("0a16{hex}1080d095ffbc311880d095ffbc3120012a022000"));
+    assert_golden(TrashBucket { name: "b".into(), keep_ms: 300 }, "0a016210ac02");
+    assert_golden(RestoreBucket { bucket: 4, name: "c".into() }, "0804120163");
+    assert_golden(PurgePage { bucket: 4 }, "0804");
     let key = AccessKeyRow {
         user: "anna".into(),
         sealed_secret: (0..12).collect::<Vec<u8>>().into(),

@@ -7,12 +7,13 @@
 //!                                               DELETE /v1/keys/KEY    root only
 //!                                               POST   /v1/fsck        {"disk":..,"after":..}, root only
 //! ```
-//! Disks and nodes: [`members`].
+//! Disks and nodes: [`members`]. Buckets in the trash: [`trash`].
 //!
 //! Leaves to others: what status, readiness and metrics say ([`AdminHooks`]). Invariants: secrets
 //! leave only in the answer that makes a key; nothing under `/v1/` answers without a signature.
 
 pub mod members;
+pub mod trash;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -62,6 +63,8 @@ pub struct AdminHooks {
     pub members: Rc<dyn Fn(members::Asked) -> LocalBoxFuture<'static, Result<Value, members::Denied>>>,
     /// Prometheus text.
     pub metrics: Rc<dyn Fn() -> String>,
+    /// How long a bucket is kept in the trash, unless the request says.
+    pub trash_keep: Duration,
 }
 
 struct Admin {
@@ -178,6 +181,12 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
         root_only()?;
         if let Some(asked) = members::asked(&parts.method, path, &body)? {
             let told = (admin.hooks.members)(asked).await?;
+            return Ok(json_answer(StatusCode::OK, &told));
+        }
+    }
+    if trash::is_here(path) {
+        root_only()?;
+        if let Some(told) = trash::answer(admin, &who, &parts.method, path, &body).await? {
             return Ok(json_answer(StatusCode::OK, &told));
         }
     }

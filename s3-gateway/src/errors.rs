@@ -165,6 +165,8 @@ impl From<ObjectError> for S3Error {
             ObjectError::BucketAlreadyExists => simple(Code::BucketAlreadyExists),
             ObjectError::BucketAlreadyOwnedByYou => simple(Code::BucketAlreadyOwnedByYou),
             ObjectError::BucketNotEmpty => simple(Code::BucketNotEmpty),
+            // Only the admin API asks for what this answers.
+            ObjectError::Trash(_) => simple(Code::NoSuchBucket),
             ObjectError::NoSuchKey => simple(Code::NoSuchKey),
             ObjectError::NoSuchUpload => simple(Code::NoSuchUpload),
             ObjectError::InvalidPart { number } => simple(Code::InvalidPart).field("PartNumber", number.to_string()),

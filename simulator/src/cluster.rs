@@ -114,6 +114,8 @@ pub struct Cluster {
     pub workers_running: Cell<usize>,
     /// Keys given out that are written once.
     pub once_keys: Cell<u32>,
+    /// Buckets made to be deleted with what they hold.
+    pub trash_buckets: Cell<u64>,
     /// Values that somebody saw last, by key: what conditions are made of.
     pub seen: RefCell<BTreeMap<u32, u64>>,
     /// Watches what moves put into chunks.
@@ -141,6 +143,7 @@ impl Cluster {
             stopping: Cell::new(false),
             workers_running: Cell::new(0),
             once_keys: Cell::new(0),
+            trash_buckets: Cell::new(0),
             seen: RefCell::default(),
             moves: Moves::default(),
             states: (0..METAS).map(|_| MemoryStore::default()).collect(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use metaserver::server::MetaServer;
 use proto::keys::{self, table};
-use proto::rows::{BlobRow, BodyRow, ChunkRow, DiskRow, ObjectRow, PartRow, chunk_state, disk_state};
+use proto::rows::{BlobRow, BodyRow, ChunkRow, DiskRow, ObjectRow, PartRow, TrashRow, chunk_state, disk_state};
 
 use crate::cluster::Cluster;
 
@@ -45,7 +45,7 @@ mod prost_row {
         )*};
     }
 
-    rows!(super::ChunkRow, super::DiskRow, super::BlobRow, super::ObjectRow, super::PartRow);
+    rows!(super::ChunkRow, super::DiskRow, super::BlobRow, super::ObjectRow, super::PartRow, super::TrashRow);
 }
 
 /// Chunks by id.
@@ -116,12 +116,36 @@ pub fn unsettled(cluster: &Cluster, meta: &MetaServer) -> Vec<String> {
     if deletes > 0 {
         out.push(format!("{deletes} shards wait for their deletion"));
     }
+    for (bucket, row) in decoded::<TrashRow>(meta, table::TRASH) {
+        if row.purging {
+            out.push(format!("bucket {bucket:x} was given up and is not purged"));
+        }
+    }
     out
 }
 
-/// Every extent of every object and part is counted exactly once in its chunk; no blob is left over.
-pub fn references(meta: &MetaServer) -> Vec<String> {
+/// Objects and uploads lie in a bucket, be it in the trash, and parts in an upload.
+fn homeless(meta: &MetaServer) -> Vec<String> {
+    // Partition and number stand behind the table byte.
+    let home = |key: &[u8]| key[1..11].to_vec();
+    let numbers = |table: u8| rows(meta, table).into_iter().map(|(key, _)| home(&key));
+    let buckets: BTreeSet<Vec<u8>> = numbers(table::BUCKET_NUMBER).chain(numbers(table::TRASH)).collect();
     let mut out = Vec::new();
+    for key in numbers(table::OBJECT).chain(numbers(table::UPLOAD)).filter(|key| !buckets.contains(key)) {
+        out.push(format!("bucket {key:02x?} does not exist and holds something"));
+    }
+    let of_upload = |key: &[u8]| [&key[1..3], &key[key.len() - 8..]].concat();
+    let uploads: BTreeSet<Vec<u8>> = rows(meta, table::UPLOAD).iter().map(|(key, _)| of_upload(key)).collect();
+    for key in numbers(table::PART).filter(|key| !uploads.contains(key)) {
+        out.push(format!("upload {key:02x?} does not exist and has parts"));
+    }
+    out
+}
+
+/// Every extent of every object and part is counted exactly once in its chunk; no blob is left over,
+/// and nothing lies outside a bucket.
+pub fn references(meta: &MetaServer) -> Vec<String> {
+    let mut out = homeless(meta);
     // A blob's number is unique in its partition: the key behind the table byte.
     let blobs: BTreeMap<Vec<u8>, BlobRow> = rows(meta, table::BLOB)
         .into_iter()

@@ -32,5 +32,6 @@ pub mod seed;
 pub mod settle;
 pub mod shape;
 pub mod situations;
+pub mod trash;
 pub mod uncover;
 pub mod workload;

@@ -84,6 +84,8 @@ pub struct Work {
     pub journals: usize,
     /// Mean pause between two appends of a journal.
     pub journal: Duration,
+    /// Mean pause between two buckets that are deleted with what they hold, if any are.
+    pub trash: Option<Duration>,
     /// Mean pause between two operations of a worker.
     pub think: Duration,
     /// Keys that are written again and again.
@@ -185,6 +187,7 @@ fn work(draw: &Draw) -> Work {
         workers,
         journals: draw.between(0, 2) as usize,
         journal: draw.millis(50, 600),
+        trash: None,
         think,
         registers: draw.between(1, 6) as u32,
         mix: [tilt(3.0), tilt(2.0), tilt(4.0) + 0.1, tilt(1.0), tilt(0.6), tilt(2.0) + 0.3, tilt(2.0), tilt(0.5)],
@@ -284,6 +287,7 @@ impl Shape {
         shape.rates.finalize = (shape.level < level::CURRENT).then(|| operators.millis(4_000, 20_000));
         shape.rates.redundancy = rate(&operators, 0.3, 5, 20);
         shape.rates.rot_open = rate(&meta, 0.2, 8, 30);
+        shape.work.trash = rate(&Draw::new(seed ^ 0x7472_6173), 0.3, 1, 6);
         if let Some(bug) = profile {
             uncover(&mut shape, bug);
         }
@@ -318,6 +322,9 @@ impl Shape {
         ];
         for (name, probability) in network.into_iter().filter(|(_, probability)| *probability > 0.0) {
             line.push_str(&format!("; {name} {probability:.4}"));
+        }
+        if let Some(mean) = work.trash {
+            line.push_str(&format!("; a bucket into the trash every {mean:?}"));
         }
         // Rates are told by their names as the code has them.
         let rates = format!("{:?}", self.rates);

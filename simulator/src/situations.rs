@@ -6,6 +6,8 @@
 /// What the code says.
 pub const PLACES: &[&str] = &[
     "ballot written",
+    "bucket is purged",
+    "bucket is restored",
     "chunk is transcoded",
     "joined replica votes",
     "log ended in a torn write",

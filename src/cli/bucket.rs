@@ -1,4 +1,4 @@
-//! `bixi bucket create|list|delete`.
+//! `bixi bucket create|list|delete`, and the way to the trash.
 
 use bytes::Bytes;
 use platform::Platform;
@@ -7,14 +7,24 @@ use serde_json::json;
 use super::failure::Failure;
 use super::output::{print_bytes, print_json, print_line, table};
 use super::session::{Call, S3};
+use super::trash;
 use crate::args::{BucketCommand, ChangeArgs, Output, ReadArgs};
 
 /// Runs the command.
 pub async fn run(platform: Platform, command: BucketCommand) -> Result<(), Failure> {
     match command {
         BucketCommand::Create { name, change } => alter(&platform, &name, &change, "PUT", "created").await,
-        BucketCommand::Delete { name, change } => alter(&platform, &name, &change, "DELETE", "deleted").await,
+        BucketCommand::Delete { name, trash: how, change } if how.with_objects => {
+            trash::delete(&platform, bare(&name), &how, &change).await
+        }
+        BucketCommand::Delete { name, change, .. } => alter(&platform, &name, &change, "DELETE", "deleted").await,
         BucketCommand::List(args) => list(&platform, args).await,
+        BucketCommand::Trash { read, .. } => trash::list(&platform, &read).await,
+        BucketCommand::Restore { bucket, new_name, change } => {
+            let new_name = new_name.as_deref().map(bare);
+            trash::restore(&platform, bare(&bucket), new_name, &change).await
+        }
+        BucketCommand::Purge { bucket, yes, change } => trash::purge(&platform, bare(&bucket), yes, &change).await,
     }
 }
 

@@ -102,7 +102,9 @@ impl Failure {
                 "; are these the credentials of this server? See --credentials"
             }
             "RequestTimeTooSkewed" => "; set this machine's clock",
-            "BucketNotEmpty" => "; remove its objects first (bixi object rm --recursive)",
+            "BucketNotEmpty" => {
+                "; remove its objects first (bixi object rm --recursive), or delete it --with-objects, into the trash"
+            }
             _ => "",
         };
         Failure::new(exit_code, format!("{what}: {message} ({status} {code}){advice}"))

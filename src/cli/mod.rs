@@ -23,6 +23,7 @@ pub mod node;
 pub mod plan;
 pub mod safety;
 pub mod status;
+pub mod trash;
 
 pub mod download;
 pub mod listing;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use chunkserver::service::ChunkService;
 use client::background;
@@ -80,6 +81,18 @@ pub fn objects(
     Objects::new(meta.clone(), chunks.writer.clone(), chunks.reader.clone(), row, config)
 }
 
+/// Days for which a bucket is kept in the trash, unless somebody says otherwise.
+pub const TRASH_DAYS: f64 = 7.0;
+
+/// The time for which a bucket is kept in the trash.
+///
+/// # Errors
+/// No number of days.
+pub fn trash_keep(days: f64) -> Result<Duration, NodeError> {
+    let text = format!("--trash-days {days} is not between 0 and 36525");
+    s3_gateway::admin::trash::keep_time(days).ok_or(NodeError { text, exit: 2 })
+}
+
 /// What the admin door needs to know.
 pub struct AdminParts {
     /// Set once the process can serve.
@@ -90,6 +103,8 @@ pub struct AdminParts {
     pub stores: ChunkService,
     /// What it serves to other nodes, if it does.
     pub inside: Option<Inside>,
+    /// How long a bucket is kept in the trash, unless the request says.
+    pub trash_keep: Duration,
 }
 
 /// Serves the admin API as a task.
@@ -122,6 +137,7 @@ pub fn spawn_admin(
             Box::pin(async move { members::carry_out(&meta, inside.as_deref(), asked).await })
         }),
         metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores())),
+        trash_keep: parts.trash_keep,
     };
     let (inner, objects, region) = (platform.clone(), objects.clone(), region.to_owned());
     platform.tasks().spawn(async move {

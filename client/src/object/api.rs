@@ -20,6 +20,9 @@ pub enum ObjectError {
     /// A bucket with objects or unfinished uploads cannot be deleted.
     #[error("bucket is not empty")]
     BucketNotEmpty,
+    /// The bucket in the trash is not in a state for it.
+    #[error("{0}")]
+    Trash(String),
     /// No such key.
     #[error("key does not exist")]
     NoSuchKey,
@@ -77,6 +80,25 @@ pub struct BucketInfo {
     pub owner: String,
     /// Milliseconds since 1970.
     pub created_ms: u64,
+}
+
+/// A bucket in the trash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrashedBucket {
+    /// The bucket, with the name it had.
+    pub bucket: BucketInfo,
+    /// When it came there, milliseconds since 1970.
+    pub trashed_ms: u64,
+    /// Until when it can be restored, milliseconds since 1970.
+    pub keep_until_ms: u64,
+    /// It was given up: what it holds is being removed.
+    pub is_purging: bool,
+    /// Objects that were counted in it.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// There are more objects than were counted.
+    pub has_more: bool,
 }
 
 /// Everything about an object except where its bytes lie; also what a PUT hands in.

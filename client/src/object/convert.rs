@@ -127,6 +127,7 @@ fn refused(code: u32, text: String) -> ObjectError {
             ObjectError::EntityTooSmall { number: number.parse().unwrap_or(0), size: size.parse().unwrap_or(0) }
         }
         refusal::PRECONDITION => ObjectError::PreconditionFailed,
+        refusal::TRASH => ObjectError::Trash(text),
         refusal::NO_ACCESS_KEY => ObjectError::NoSuchAccessKey,
         refusal::CHUNK | refusal::NOT_INITIALISED | refusal::DISK | refusal::EPOCH => ObjectError::Unavailable(text),
         _ => ObjectError::Invalid(text),

@@ -10,6 +10,7 @@ pub mod body;
 mod convert;
 mod multipart;
 pub mod reader;
+mod trash;
 pub mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -18,8 +19,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use platform::clock::Instant;
-use proto::meta::{Body as CommandBody, CreateBucket, DeleteBucket, DeleteObject, PutObject};
-use proto::query::{Ask, AskAll, AskBucket, AskObject, AskObjects};
+use proto::meta::{Body as CommandBody, CreateBucket, DeleteBucket, DeleteObject, Outcome, PutObject};
+use proto::query::{Ask, AskAll, AskBucket, AskObject, AskObjects, View};
 use proto::rows::{ClusterRow, ObjectRow};
 use types::checksum::crc32;
 use types::ids::Partition;
@@ -162,11 +163,11 @@ impl Objects {
     /// # Errors
     /// `NoSuchBucket`, `BucketNotEmpty`.
     pub async fn delete_bucket(&self, name: &BucketName) -> Result<(), ObjectError> {
-        self.0.buckets.borrow_mut().remove(name.as_str());
+        self.forget_bucket(name.as_str());
         let bucket = self.bucket(name).await?;
         let body = CommandBody::DeleteBucket(DeleteBucket { name: name.as_str().to_owned() });
         let outcome = self.0.meta.command(partition_of(bucket.id), body).await;
-        self.0.buckets.borrow_mut().remove(name.as_str());
+        self.forget_bucket(name.as_str());
         outcome?;
         Ok(())
     }
@@ -184,7 +185,7 @@ impl Objects {
         }
         let view = self.0.meta.query(Ask::Bucket(AskBucket { name: name.as_str().to_owned() })).await?;
         let Some(row) = view.bucket else {
-            self.0.buckets.borrow_mut().remove(name.as_str());
+            self.forget_bucket(name.as_str());
             return Err(ObjectError::NoSuchBucket);
         };
         let bucket = convert::bucket(row);
@@ -194,6 +195,29 @@ impl Objects {
         }
         buckets.insert(bucket.name.clone(), (now, bucket.clone()));
         Ok(bucket)
+    }
+
+    fn forget_bucket(&self, name: &str) {
+        self.0.buckets.borrow_mut().remove(name);
+    }
+
+    /// A command about a bucket. If it is gone, it is believed no longer.
+    async fn command_in(&self, bucket: &BucketInfo, body: CommandBody) -> Result<Outcome, ObjectError> {
+        let outcome = self.0.meta.command(partition_of(bucket.id), body).await.map_err(ObjectError::from);
+        if matches!(outcome, Err(ObjectError::NoSuchBucket)) {
+            self.forget_bucket(&bucket.name);
+        }
+        outcome
+    }
+
+    /// A query about a bucket. If it is gone, it is believed no longer.
+    async fn query_in(&self, bucket: &BucketInfo, ask: Ask) -> Result<View, ObjectError> {
+        let view = self.0.meta.query(ask).await?;
+        if view.no_bucket {
+            self.forget_bucket(&bucket.name);
+            return Err(ObjectError::NoSuchBucket);
+        }
+        Ok(view)
     }
 
     /// All buckets, or those of one owner, by name.
@@ -209,10 +233,10 @@ impl Objects {
     /// The object's row (HEAD). Also what `open` needs.
     ///
     /// # Errors
-    /// `NoSuchKey`.
+    /// `NoSuchBucket`, `NoSuchKey`.
     pub async fn head(&self, bucket: &BucketInfo, key: &ObjectKey) -> Result<ObjectInfo, ObjectError> {
         let ask = Ask::Object(AskObject { bucket: bucket.id, key: key.as_str().to_owned() });
-        let view = self.0.meta.query(ask).await?;
+        let view = self.query_in(bucket, ask).await?;
         let row = view.object.ok_or(ObjectError::NoSuchKey)?;
         self.0.reader.learn(view.chunks);
         let body = Body::of(&row, &view.blobs)
@@ -251,7 +275,7 @@ impl Objects {
             body,
             conditions: convert::conditions(conditions),
         });
-        let outcome = self.0.meta.command(partition_of(bucket.id), command).await;
+        let outcome = self.command_in(bucket, command).await;
         // Until here the chunks could not be released, so none could be reclaimed.
         drop(pins);
         let row = outcome?.object.ok_or_else(|| ObjectError::Unavailable("outcome without an object".into()))?;
@@ -273,13 +297,13 @@ impl Objects {
             key: key.as_str().to_owned(),
             conditions: convert::conditions(conditions),
         });
-        Ok(self.0.meta.command(partition_of(bucket.id), command).await?.existed)
+        Ok(self.command_in(bucket, command).await?.existed)
     }
 
     /// A page of a listing.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `NoSuchBucket`, `Unavailable`.
     pub async fn list(&self, bucket: &BucketInfo, query: &ListQuery) -> Result<ListPage, ObjectError> {
         let ask = Ask::Objects(AskObjects {
             bucket: bucket.id,
@@ -288,7 +312,7 @@ impl Objects {
             after: query.after.clone(),
             max: u32::try_from(query.max_keys).unwrap_or(u32::MAX),
         });
-        let view = self.0.meta.query(ask).await?;
+        let view = self.query_in(bucket, ask).await?;
         Ok(ListPage {
             objects: view.listed.into_iter().map(convert::summary).collect(),
             common_prefixes: view.prefixes,

@@ -12,7 +12,7 @@ use super::api::{
 };
 use super::convert::{conditions, meta_row, pairs, part, upload, upload_number};
 use super::writer::ObjectWriter;
-use super::{Objects, info_of, partition_of};
+use super::{Objects, info_of};
 
 impl Objects {
     /// Opens an upload. `checksum_kind` and `meta.checksum_type` are what the client announced
@@ -33,7 +33,7 @@ impl Objects {
             meta: meta_row(&meta),
             checksum_kind: checksum_kind.to_owned(),
         });
-        let outcome = self.0.meta.command(partition_of(bucket.id), body).await?;
+        let outcome = self.command_in(bucket, body).await?;
         let row = outcome.upload.ok_or_else(|| ObjectError::Unavailable("outcome without an upload".into()))?;
         Ok(upload(ListedUpload { upload: outcome.number, row }))
     }
@@ -78,7 +78,7 @@ impl Objects {
             checksums: pairs(&checksums),
             body,
         });
-        let outcome = self.0.meta.command(partition_of(bucket.id), command).await;
+        let outcome = self.command_in(bucket, command).await;
         drop(pins);
         let row = outcome?.part.ok_or_else(|| ObjectError::Unavailable("outcome without a part".into()))?;
         Ok(part(ListedPart { number, row }))
@@ -104,7 +104,7 @@ impl Objects {
             after,
             max: u32::try_from(max).unwrap_or(u32::MAX),
         });
-        let view = self.0.meta.query(ask).await?;
+        let view = self.query_in(bucket, ask).await?;
         let row = view.uploads.into_iter().next().ok_or(ObjectError::NoSuchUpload)?;
         Ok(PartsPage {
             upload: Some(upload(row)),
@@ -141,7 +141,7 @@ impl Objects {
             meta: meta_row(&meta),
             conditions: conditions(wanted),
         });
-        let outcome = self.0.meta.command(partition_of(bucket.id), body).await?;
+        let outcome = self.command_in(bucket, body).await?;
         let row = outcome.object.ok_or_else(|| ObjectError::Unavailable("outcome without an object".into()))?;
         Ok(info_of(key.as_str(), row, super::body::Body::default()))
     }
@@ -153,7 +153,7 @@ impl Objects {
     pub async fn abort_upload(&self, bucket: &BucketInfo, key: &ObjectKey, upload_id: &str) -> Result<(), ObjectError> {
         let upload = upload_number(upload_id).ok_or(ObjectError::NoSuchUpload)?;
         let body = CommandBody::AbortUpload(AbortUpload { bucket: bucket.id, key: key.as_str().to_owned(), upload });
-        self.0.meta.command(partition_of(bucket.id), body).await?;
+        self.command_in(bucket, body).await?;
         Ok(())
     }
 
@@ -177,7 +177,7 @@ impl Objects {
             after_upload: upload_number(after.1).unwrap_or(0),
             max: u32::try_from(max).unwrap_or(u32::MAX),
         });
-        let view = self.0.meta.query(ask).await?;
+        let view = self.query_in(bucket, ask).await?;
         Ok(UploadsPage {
             uploads: view.uploads.into_iter().map(upload).collect(),
             common_prefixes: view.prefixes,

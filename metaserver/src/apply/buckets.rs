@@ -39,24 +39,41 @@ pub(super) fn create(txn: &mut Txn<'_>, env: &Env, body: &CreateBucket) -> Appli
         kind: body.kind,
         versioning: 0,
     };
-    txn.put(key, &row);
-    txn.put_bytes(keys::bucket_number(env.partition, id), body.name.clone().into_bytes());
+    remember(txn, env, &row);
     Ok(Outcome { number: id, bucket: Some(row), ..Outcome::default() })
 }
 
-pub(super) fn delete(txn: &mut Txn<'_>, env: &Env, body: &DeleteBucket) -> Applied {
-    let key = keys::bucket(&body.name);
-    let Some(row) = txn.get::<BucketRow>(&key)? else { return refuse(refusal::NO_BUCKET, "no such bucket") };
-    if (row.id >> 48) as u16 != env.partition.0 {
-        return refuse(refusal::MALFORMED, "bucket of another partition");
+/// The bucket of a name, which must lie in the command's partition.
+pub(super) fn named(txn: &Txn<'_>, env: &Env, name: &str) -> Result<BucketRow, Stop> {
+    match txn.get::<BucketRow>(&keys::bucket(name))? {
+        None => refuse(refusal::NO_BUCKET, "no such bucket"),
+        Some(row) if (row.id >> 48) as u16 != env.partition.0 => {
+            refuse(refusal::MALFORMED, "bucket of another partition")
+        }
+        Some(row) => Ok(row),
     }
+}
+
+/// Makes the bucket found by its name and by its number.
+pub(super) fn remember(txn: &mut Txn<'_>, env: &Env, row: &BucketRow) {
+    txn.put(keys::bucket(&row.name), row);
+    txn.put_bytes(keys::bucket_number(env.partition, row.id), row.name.clone().into_bytes());
+}
+
+/// The bucket is found no more.
+pub(super) fn forget(txn: &mut Txn<'_>, env: &Env, row: &BucketRow) {
+    txn.delete(keys::bucket(&row.name));
+    txn.delete(keys::bucket_number(env.partition, row.id));
+}
+
+pub(super) fn delete(txn: &mut Txn<'_>, env: &Env, body: &DeleteBucket) -> Applied {
+    let row = named(txn, env, &body.name)?;
     let objects = keys::object(env.partition, row.id, "");
     let uploads = keys::uploads(env.partition, row.id);
     if !txn.scan_prefix(&objects, 1)?.is_empty() || !txn.scan_prefix(&uploads, 1)?.is_empty() {
         return refuse(refusal::BUCKET_NOT_EMPTY, "bucket holds objects or unfinished uploads");
     }
-    txn.delete(key);
-    txn.delete(keys::bucket_number(env.partition, row.id));
+    forget(txn, env, &row);
     Ok(Outcome::default())
 }
 

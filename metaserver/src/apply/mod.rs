@@ -10,6 +10,7 @@ pub(crate) mod chunks;
 pub(crate) mod disks;
 mod objects;
 mod references;
+mod trash;
 pub mod txn;
 mod uploads;
 
@@ -165,6 +166,10 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::MoveExtents(body) => references::move_extents(txn, env, body),
         Body::PutAccessKey(body) => buckets::put_access_key(txn, env, body),
         Body::DeleteAccessKey(body) => buckets::delete_access_key(txn, body),
+        Body::TrashBucket(body) => trash::put_in(txn, env, body),
+        Body::RestoreBucket(body) => trash::restore(txn, env, body),
+        Body::PurgeBucket(body) => trash::purge(txn, env, body),
+        Body::PurgePage(body) => trash::purge_page(txn, env, body),
     }
 }
 

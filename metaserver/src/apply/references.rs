@@ -126,10 +126,12 @@ pub(super) fn move_extents(txn: &mut Txn<'_>, env: &Env, body: &MoveExtents) -> 
     Ok(Outcome { number: moved, ..Outcome::default() })
 }
 
-/// Gives a body's bytes back; chunks nothing refers to any more are condemned.
-pub(super) fn release(txn: &mut Txn<'_>, env: &Env, body: &BodyRow) -> Result<(), Stop> {
+/// Gives a body's bytes back; chunks nothing refers to any more are condemned. Answers how many
+/// extents there were.
+pub(super) fn release(txn: &mut Txn<'_>, env: &Env, body: &BodyRow) -> Result<usize, Stop> {
+    let mut extents = 0;
     if txn.planted(PlantedBug::ReferencesKept) {
-        return Ok(());
+        return Ok(extents);
     }
     for part in &body.blobs {
         let blob = BlobId(part.blob);
@@ -139,6 +141,7 @@ pub(super) fn release(txn: &mut Txn<'_>, env: &Env, body: &BodyRow) -> Result<()
         for extent in &row.extents {
             unrefer(txn, blob, extent)?;
         }
+        extents += row.extents.len();
     }
-    Ok(())
+    Ok(extents)
 }

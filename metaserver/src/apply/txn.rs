@@ -47,6 +47,7 @@ pub mod prost_free {
         proto::rows::OutcomeRow,
         proto::rows::PartRow,
         proto::rows::SessionRow,
+        proto::rows::TrashRow,
         proto::rows::UploadRow,
     );
 }
@@ -151,13 +152,25 @@ impl<'a> Txn<'a> {
     /// # Errors
     /// The store is damaged.
     pub fn scan_prefix(&self, prefix: &[u8], max: usize) -> Result<Vec<KeyValue>, StoreFault> {
+        self.scan_prefix_from(prefix, prefix, max)
+    }
+
+    /// Rows with a prefix whose keys are not below `from`, at most `max`, own changes included.
+    ///
+    /// # Errors
+    /// The store is damaged.
+    pub fn scan_prefix_from(&self, prefix: &[u8], from: &[u8], max: usize) -> Result<Vec<KeyValue>, StoreFault> {
         let end = keys::after_prefix(prefix);
+        let start = prefix.max(from);
+        if end.as_deref().is_some_and(|end| end <= start) {
+            return Ok(Vec::new());
+        }
         let upper = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let own: Vec<(&Vec<u8>, &Change)> = self.changes.range::<[u8], _>((Bound::Included(prefix), upper)).collect();
+        let own: Vec<(&Vec<u8>, &Change)> = self.changes.range::<[u8], _>((Bound::Included(start), upper)).collect();
         let mut rows = BTreeMap::new();
         // Own deletions may hide stored rows: read that many more.
         let wanted = max.saturating_add(own.len());
-        self.store.scan(prefix, end.as_deref(), &mut |key, value| {
+        self.store.scan(start, end.as_deref(), &mut |key, value| {
             rows.insert(key.to_vec(), value.to_vec());
             rows.len() < wanted
         })?;

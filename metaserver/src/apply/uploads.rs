@@ -18,9 +18,10 @@ const PART_MIN: u64 = 5 << 20;
 /// The highest part number.
 const PART_NUMBER_MAX: u32 = 10_000;
 
+/// The upload, which may lie in a bucket that is in the trash: then it is refused like the bucket.
 fn upload_row(txn: &Txn<'_>, env: &Env, bucket: u64, key: &str, upload: u64) -> Result<UploadRow, Stop> {
     match txn.get(&keys::upload(env.partition, bucket, key, upload))? {
-        Some(row) => Ok(row),
+        Some(row) => bucket_row(txn, env, bucket).map(|_| row),
         None => refuse(refusal::NO_UPLOAD, "no such upload"),
     }
 }

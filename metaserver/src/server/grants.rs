@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use platform::clock::Instant;
+use proto::level;
 use proto::meta::Body;
 use proto::meta::{Command, GrantChunks, GrantRequest, Outcome, PlannedChunk, refusal};
 use proto::rows::{DiskRow, disk_state};
@@ -172,7 +173,7 @@ impl MetaServer {
             cell_size: cluster.cell_size,
             capacity: cluster.chunk_capacity,
             chunks: self.homes(&wanted, count)?,
-            becomes: ask.becomes,
+            becomes: ask.becomes.filter(|_| cluster.feature_level >= level::TRANSCODE),
         };
         let command = Command {
             session: ask.session,

@@ -22,6 +22,7 @@ mod repairs;
 mod safety;
 pub mod scale;
 pub mod seal;
+mod trash;
 mod upkeep;
 
 use std::cell::{Cell, RefCell};
@@ -202,6 +203,7 @@ impl MetaServer {
         }));
         platform.tasks().spawn(server.clone().upkeep());
         platform.tasks().spawn(server.clone().take_census());
+        platform.tasks().spawn(server.clone().empty_trash());
         Ok(server)
     }
 
@@ -310,6 +312,7 @@ impl MetaServer {
             Some(Body::DrainDisks(body)) => self.can_drain(body)?,
             Some(Body::SetRedundancy(body)) => self.can_have(body)?,
             Some(Body::RaiseLevel(body)) => self.can_raise(body.level).await?,
+            Some(Body::TrashBucket(_)) => self.needs_level(level::TRANSCODE)?,
             _ => {}
         }
         let outcome = self.propose(command).await?;

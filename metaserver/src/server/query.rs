@@ -15,7 +15,7 @@ use types::ids::{BlobId, ChunkId, Partition};
 use types::redundancy::Redundancy;
 
 use super::placement::Widths;
-use super::{MetaServer, Trouble, agenda, listing};
+use super::{MetaServer, Trouble, agenda, listing, trash};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
 
@@ -28,6 +28,12 @@ impl MetaServer {
         let store = self.0.replica.store();
         let txn = Txn::new(store);
         let mut view = View::default();
+        if let Some(bucket) = query.ask.as_ref().and_then(bucket_of)
+            && !trash::is_there(&txn, bucket)?
+        {
+            view.no_bucket = true;
+            return Ok(view);
+        }
         match query.ask {
             None => return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "query is unknown to this version")),
             Some(Ask::Bucket(ask)) => view.bucket = txn.get(&keys::bucket(&ask.name))?,
@@ -100,6 +106,7 @@ impl MetaServer {
             Some(Ask::Status(_)) => view.status = Some(self.status()?),
             Some(Ask::Safety(ask)) => view.safety = Some(self.safety(ask).await?),
             Some(Ask::Plan(_)) => view.plan = Some(self.plan()?),
+            Some(Ask::Trash(_)) => view.trash = self.trash()?,
             Some(Ask::Cluster(_)) => view.cluster = txn.get(&keys::cluster())?,
         }
         Ok(view)
@@ -182,6 +189,18 @@ impl MetaServer {
         }
         *self.0.status.borrow_mut() = Some((now, status.clone()));
         Ok(status)
+    }
+}
+
+/// The bucket that is asked about by its number. It may have gone to the trash since the number was
+/// looked up.
+fn bucket_of(ask: &Ask) -> Option<u64> {
+    match ask {
+        Ask::Object(ask) => Some(ask.bucket),
+        Ask::Objects(ask) => Some(ask.bucket),
+        Ask::Uploads(ask) => Some(ask.bucket),
+        Ask::Parts(ask) => Some(ask.bucket),
+        _ => None,
     }
 }
 

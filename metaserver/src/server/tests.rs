@@ -267,3 +267,4 @@ fn unknown_shard_is_quarantined_then_deleted_and_an_alien_one_never() {
 
 mod drain;
 mod table;
+mod trash;

@@ -15,6 +15,7 @@ use proto::rows::ClusterRow;
 
 use crate::cluster::{Cluster, Node};
 use crate::journal::Journal;
+use crate::trash::Trasher;
 use crate::workload;
 
 /// The layers of a process that stores objects.
@@ -79,6 +80,10 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
             platform.tasks().spawn(journal.clone().write()).detach();
         }
         platform.tasks().spawn(journal.verify()).detach();
+    }
+    if let Some(mean) = cluster.shape.work.trash.filter(|_| index == 0) {
+        let trasher = Trasher::new(cluster.clone(), platform.clone(), layers.objects.clone());
+        platform.tasks().spawn(trasher.run(mean)).detach();
     }
     cluster.serves_objects(index, layers.objects.clone());
     for worker in 0..cluster.shape.work.workers {
