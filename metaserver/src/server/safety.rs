@@ -215,8 +215,8 @@ impl MetaServer {
         }
         let now = self.0.platform.clock().now();
         let liveness = self.0.liveness.borrow();
-        for (disk, row) in self.disks()?.into_iter().filter(|(_, row)| row.state == disk_state::IN) {
-            let heard = liveness.disk(disk, now, self.0.times.disk_silent);
+        for (disk, row) in self.disks()?.iter().filter(|(_, row)| row.state == disk_state::IN) {
+            let heard = liveness.disk(*disk, now, self.0.times.disk_silent);
             if heard.is_none_or(|heard| heard.level.max(level::FIRST) < wanted) {
                 return conflict(format!("disk {disk} of {} is silent or of an older version", row.node));
             }
