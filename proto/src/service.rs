@@ -220,7 +220,7 @@ impl Failure {
 #[derive(Clone, PartialEq, Message)]
 pub struct RequestMessage {
     /// What is asked; absent = unknown to this build.
-    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,8,20,21,22,23,24,25,26,30,31,32,33,34")]
+    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,8,20,21,22,23,24,25,26,30,31,32,33,34,35,36")]
     pub body: Option<Request>,
 }
 
@@ -228,6 +228,6 @@ pub struct RequestMessage {
 #[derive(Clone, PartialEq, Message)]
 pub struct AnswerMessage {
     /// What is answered.
-    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,27")]
+    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,27,28")]
     pub body: Option<Answer>,
 }

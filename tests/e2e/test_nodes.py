@@ -5,11 +5,11 @@ client sees an error, and metadata moves along with the data.
 import json
 import pathlib
 import random
+import subprocess
 import threading
 import time
 
 from harness import Server, command, free_port, program, wait_for
-import subprocess
 
 KIB = 1 << 10
 
@@ -43,7 +43,7 @@ class Node(Server):
 
 
 def told(server, *argv) -> str:
-    done = server.command(*argv)
+    done = server.command(*argv, text=True)
     assert done.returncode == 0, (argv, done.stdout, done.stderr)
     return done.stdout
 
@@ -53,7 +53,7 @@ class Load:
 
     def __init__(self, server):
         self.server, self.acked, self.errors, self.over = server, [], [], threading.Event()
-        self.thread = threading.Thread(target=self.put)
+        self.thread = threading.Thread(target=self.put, daemon=True)
         self.thread.start()
 
     def put(self):
@@ -111,7 +111,7 @@ def test_one_machine_becomes_three_then_six_and_one_again(tmp_path):
         first.start()
         check(first, keys)
         assert first.status()["redundancy"] == "copies:1"
-        refused = first.command("cluster", "set-redundancy", "copies:3")
+        refused = first.command("cluster", "set-redundancy", "copies:3", text=True)
         assert refused.returncode == 4 and "too few" in refused.stderr, refused
 
         load = Load(first)
@@ -168,7 +168,7 @@ def test_one_machine_becomes_three_then_six_and_one_again(tmp_path):
             told(first, "cluster", "remove", node.name)
             assert node.stop() == 0
         assert voters(first) == 1
-        last = first.command("cluster", "remove", "a", "--lost", "--yes")
+        last = first.command("cluster", "remove", "a", "--lost", "--yes", text=True)
         assert last.returncode == 4 and "only node" in last.stderr, last
         check(first, keys)
         assert first.stop() == 0
@@ -196,7 +196,7 @@ def test_what_is_no_token_or_of_another_cluster_is_refused(tmp_path):
         alone = Server(tmp_path / "alone", dirs=1)
         alone.start()
         try:
-            done = command(["cluster", "token"], alone.admin, alone.dirs[0] / "credentials")
+            done = command(["cluster", "token"], alone.admin, alone.dirs[0] / "credentials", text=True)
             assert done.returncode == 4 and "cluster init" in done.stderr, done
         finally:
             alone.kill()

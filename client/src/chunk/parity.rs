@@ -51,7 +51,7 @@ impl Parity {
         encode(&coder, k, &mut columns);
         let number = self.appends.get();
         self.appends.set(number + 1);
-        let window = if number % WHOLE_EVERY == 0 || len <= WINDOW {
+        let window = if number.is_multiple_of(WHOLE_EVERY) || len <= WINDOW {
             0..len
         } else {
             let at = platform.random().below((len - WINDOW) as u64 + 1) as usize;
