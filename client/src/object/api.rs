@@ -20,7 +20,7 @@ pub enum ObjectError {
     /// A bucket with objects or unfinished uploads cannot be deleted.
     #[error("bucket is not empty")]
     BucketNotEmpty,
-    /// The bucket in the trash is not in a state for it.
+    /// The bucket in the trash is not in a state for it, or the cluster has no trash yet.
     #[error("{0}")]
     Trash(String),
     /// No such key.

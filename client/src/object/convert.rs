@@ -106,6 +106,10 @@ impl From<MetaError> for ObjectError {
             MetaError::Failed(failure) if failure.code == proto::service::code::BUSY => {
                 ObjectError::SlowDown(failure.text)
             }
+            // The cluster's feature level knows no trash yet.
+            MetaError::Failed(failure) if failure.code == proto::service::code::CONFLICT => {
+                ObjectError::Trash(failure.text)
+            }
             MetaError::Failed(failure) => ObjectError::Unavailable(failure.text),
             MetaError::Refused { code, text, .. } => refused(code, text),
         }

@@ -33,7 +33,7 @@ impl Objects {
     /// nobody reaches it, and its name is free.
     ///
     /// # Errors
-    /// `NoSuchBucket`.
+    /// `NoSuchBucket`, `Trash` (the cluster's feature level knows none yet).
     pub async fn trash_bucket(&self, name: &BucketName, keep: Duration) -> Result<TrashedBucket, ObjectError> {
         self.forget_bucket(name.as_str());
         let bucket = self.bucket(name).await?;
