@@ -245,8 +245,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     gateway.tls = tls;
     let scheme = if gateway.tls.is_some() { "https" } else { "http" };
     doors::spawn_s3(&platform, s3_listener, &objects, gateway);
-    let parts =
-        AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), stores: service.clone(), inside, trash_keep };
+    let parts = AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), stores: service.clone(), inside, trash_keep };
     doors::spawn_admin(&platform, admin_listener, &objects, &meta, &region, parts);
     let credentials = homes[0].disk.path().join("credentials");
     greet(&format!("{scheme}://{s3}"), &admin, &root, &credentials, stored, homes.len(), file.as_ref());

@@ -11,14 +11,14 @@ use proto::meta::{
     Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, HeartbeatAck,
     Job, LeaseJobRequest, Outcome, RegisterSession, SealRequest, refusal,
 };
-use proto::query::{Ask, Query, View};
+use proto::query::{Ask, AskAll, Query, View};
 use proto::rows::RedundancyRow;
 use proto::service::{Answer, Failure, Request, class, code};
 use rpc::call::{CallError, Reply};
 use rpc::peers::Peers;
 use thiserror::Error;
 use types::ids::{Partition, RequestId, StoreId};
-use types::redundancy::Filling;
+use types::redundancy::{Filling, Redundancy};
 
 use crate::disks::Avoid;
 
@@ -32,6 +32,8 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(15);
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one comparison may take: it looks twice, a second apart.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a process looks for the cluster's redundancy.
+const POLICY_PERIOD: Duration = Duration::from_secs(5);
 /// Commands outstanding at once; the metaserver refuses more than 1,024.
 const OUTSTANDING_MAX: usize = 512;
 
@@ -288,6 +290,17 @@ impl MetaClient {
         match self.ask(self.0.peers.new_request(), &Request::Query(Query { ask: Some(ask) })).await?.answer {
             Answer::View(view) => Ok(view),
             _ => Err(confused()),
+        }
+    }
+
+    /// The cluster's redundancy, a while from now.
+    pub async fn policy_later(&self) -> Redundancy {
+        loop {
+            self.platform().clock().sleep(POLICY_PERIOD).await;
+            let Ok(view) = self.query(Ask::Cluster(AskAll {})).await else { continue };
+            if let Some(policy) = view.cluster.and_then(|row| row.redundancy.policy()) {
+                return policy;
+            }
         }
     }
 

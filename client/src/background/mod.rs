@@ -37,6 +37,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub async fn run(meta: MetaClient, shards: Shards, reader: ChunkReader) {
     let clock = meta.platform().clock().clone();
     let writer = ChunkWriter::from_reserve(meta.clone(), shards.clone());
+    meta.platform().tasks().spawn(follow_policy(meta.clone(), writer.clone()));
     let transcoder =
         Transcoder { meta: meta.clone(), shards: shards.clone(), reader: reader.clone(), writer: writer.clone() };
     let compactor = Compactor { meta: meta.clone(), reader: reader.clone(), writer };
@@ -69,6 +70,17 @@ pub async fn run(meta: MetaClient, shards: Shards, reader: ChunkReader) {
                 tracing::debug!(%error, "no job could be leased");
                 clock.sleep(IDLE).await;
             }
+        }
+    }
+}
+
+/// Chunks of any policy are compacted; when the cluster's changes, those kept open for others are given back.
+async fn follow_policy(meta: MetaClient, writer: ChunkWriter) {
+    let mut known = None;
+    loop {
+        let policy = meta.policy_later().await;
+        if known.replace(policy) != Some(policy) {
+            writer.keep_only(policy);
         }
     }
 }

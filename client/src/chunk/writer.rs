@@ -148,6 +148,21 @@ impl ChunkWriter {
         self.0.meta.platform()
     }
 
+    /// Gives back the chunks that are kept open for other policies than this one: when the cluster's
+    /// redundancy changes they are sealed, and laid out anew.
+    pub fn keep_only(&self, policy: Redundancy) {
+        let kept = [Filling::from(policy), policy.small()];
+        // Dropped outside the borrow: the last holder of a chunk says farewell.
+        let mut gone = Vec::new();
+        self.0.lines.borrow_mut().retain(|(_, filling), line| {
+            let keep = kept.contains(filling) || line.granting.get();
+            if !keep {
+                gone.push(Rc::clone(line));
+            }
+            keep
+        });
+    }
+
     /// Bytes of a stripe of this policy in the next chunk: the unit of [`ChunkWriter::append`].
     ///
     /// # Errors

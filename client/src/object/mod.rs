@@ -37,8 +37,6 @@ use crate::chunk::writer::ChunkWriter;
 use crate::meta::MetaClient;
 
 /// How long a bucket that was looked up is believed by reads and writes (commands check anew).
-/// How often a process looks for the cluster's redundancy.
-const POLICY_PERIOD: std::time::Duration = std::time::Duration::from_secs(5);
 const BUCKET_CACHED: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Settings of the object layer.
@@ -126,14 +124,11 @@ impl Objects {
     /// Goes by the cluster's redundancy from now on, also when somebody changes it.
     pub fn follow_policy(&self) {
         let this = self.clone();
-        let tasks = self.0.meta.platform().tasks().clone();
-        tasks.spawn(async move {
+        self.0.meta.platform().tasks().spawn(async move {
             loop {
-                this.0.meta.platform().clock().sleep(POLICY_PERIOD).await;
-                let Ok(view) = this.0.meta.query(Ask::Cluster(AskAll {})).await else { continue };
-                if let Some(policy) = view.cluster.and_then(|row| row.redundancy.policy()) {
-                    this.0.policy.set(policy);
-                }
+                let policy = this.0.meta.policy_later().await;
+                this.0.policy.set(policy);
+                this.0.writer.keep_only(policy);
             }
         });
     }

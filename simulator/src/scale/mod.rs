@@ -39,7 +39,8 @@ pub fn leader(map: &Map) -> Leader {
 
 /// One heartbeat of every disk, as sent by processes of one disk and one session each.
 pub fn heartbeats(map: &Map) -> Vec<Vec<u8>> {
-    let report = |disk| DiskReport { disk, total_bytes: DISK_BYTES, available_bytes: FREE_BYTES, failed: false, level: 0 };
+    let report =
+        |disk| DiskReport { disk, total_bytes: DISK_BYTES, available_bytes: FREE_BYTES, failed: false, level: 0 };
     (1..=map.count())
         .map(|disk| proto::encode(&Heartbeat { sessions: vec![disk], disks: vec![report(disk)] }))
         .collect()
