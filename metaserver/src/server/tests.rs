@@ -266,5 +266,6 @@ fn unknown_shard_is_quarantined_then_deleted_and_an_alien_one_never() {
 }
 
 mod drain;
+mod level;
 mod table;
 mod trash;
