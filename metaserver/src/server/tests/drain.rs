@@ -31,7 +31,7 @@ impl World {
         self.wait(1).await;
     }
 
-    async fn asked(&self, sequence: u64, body: Body) -> Result<u32, u32> {
+    pub(super) async fn asked(&self, sequence: u64, body: Body) -> Result<u32, u32> {
         let command = Command { session: 1, sequence, body: Some(body), ..Command::default() };
         let outcome = self.server.propose_for(command).await;
         outcome.map(|outcome| outcome.refusal).map_err(|trouble| trouble.failure().code)
