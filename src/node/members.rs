@@ -77,7 +77,7 @@ async fn finalize(meta: &MetaClient) -> Result<Value, Denied> {
     Ok(json!({ "feature_level": level::CURRENT.max(before), "before": before }))
 }
 
-/// Takes all disks of a node out of the pool, then its replicas out of the metadata's group.
+/// Takes a node's replicas out of the metadata's group, then all its disks out of the pool.
 async fn remove_node(meta: &MetaClient, node: &str, lost: bool) -> Result<Value, Denied> {
     let all = meta.query(Ask::Disks(AskAll {})).await.map_err(denied)?.disks;
     let own: Vec<&DiskEntry> = all.iter().filter(|entry| entry.row.node == node).collect();
@@ -89,10 +89,11 @@ async fn remove_node(meta: &MetaClient, node: &str, lost: bool) -> Result<Value,
         return Err(Denied::conflict(format!("{node} is the only node with disks in use")));
     }
     let in_pool: Vec<u64> = own.iter().filter(|entry| !entry.row.removed).map(|entry| entry.disk).collect();
-    for disk in &in_pool {
-        let body = Body::RemoveDisk(RemoveDisk { disk: *disk, lost });
-        meta.command(Partition(0), body).await.map_err(denied)?;
+    let in_use = own.iter().find(|entry| entry.row.state == disk_state::IN && !entry.row.draining);
+    if let Some(entry) = in_use.filter(|_| !lost) {
+        return Err(Denied::conflict(format!("disk {} of {node} is in use; drain the node first", entry.disk)));
     }
+    // First its replicas: who removes a disk with one in its directory has it stop.
     let machines: BTreeSet<&str> = own.iter().map(|entry| entry.row.address.as_str()).collect();
     let known = all.iter().map(|entry| entry.row.replica.clone()).filter(|address| !address.is_empty()).collect();
     let group = tend::ask_group(meta, &known).await.map_err(|error| Denied::unavailable(error.text))?;
@@ -102,6 +103,10 @@ async fn remove_node(meta: &MetaClient, node: &str, lost: bool) -> Result<Value,
             meta.leave_replica(*raft_id).await.map_err(denied)?;
             left += 1;
         }
+    }
+    for disk in &in_pool {
+        let body = Body::RemoveDisk(RemoveDisk { disk: *disk, lost });
+        meta.command(Partition(0), body).await.map_err(denied)?;
     }
     Ok(json!({ "node": node, "disks": in_pool, "replicas": left, "state": "removed" }))
 }

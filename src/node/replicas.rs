@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use client::meta::{MetaClient, MetaError};
 use metaserver::server::MetaServer;
@@ -25,6 +26,10 @@ use super::{NodeError, chunks::Announced};
 pub fn local(raft_id: u64) -> String {
     format!("local-meta-{raft_id:016x}")
 }
+
+/// How often a replica in a removed directory tries to leave the group, and the pause between.
+const LEAVE_TRIES: u32 = 100;
+const LEAVE_PAUSE: Duration = Duration::from_secs(3);
 
 struct Running {
     dir: PathBuf,
@@ -98,12 +103,37 @@ impl Replicas {
         Some(gone.dir)
     }
 
-    /// The replica in a directory that was removed stops.
+    /// The replica in a directory that was removed stops; in a cluster of several nodes when it has left
+    /// the group.
     pub fn stop_in(&self, dir: &Path) {
+        if self.0.naming.is_reached() {
+            let raft_id = {
+                let running = self.0.running.borrow();
+                running.iter().find(|one| one.dir == dir).map(|one| one.server.replica().raft_id())
+            };
+            if let Some(raft_id) = raft_id {
+                let this = self.clone();
+                self.0.platform.tasks().spawn(async move { this.leave(raft_id).await });
+            }
+            return;
+        }
         let mut running = self.0.running.borrow_mut();
         let gone = running.iter().position(|one| one.dir == dir).map(|at| running.remove(at));
         if let Some(gone) = gone {
             gone.server.replica().retire("its directory was removed");
+        }
+    }
+
+    async fn leave(&self, raft_id: u64) {
+        for _ in 0..LEAVE_TRIES {
+            match self.0.meta.leave_replica(raft_id).await {
+                Ok(()) => {
+                    self.take_out(raft_id, "its directory was removed");
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the replica in the directory that was removed stays for now"),
+            }
+            self.0.platform.clock().sleep(LEAVE_PAUSE).await;
         }
     }
 

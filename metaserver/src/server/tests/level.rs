@@ -20,8 +20,13 @@ fn level_is_raised_only_when_everybody_knows_it() {
         // The disks' processes say nothing of levels: they are older.
         assert_eq!(world.asked(6, raise(level::CURRENT)).await, Err(code::CONFLICT));
         assert_eq!(world.server.level(), level::FIRST);
-        let report =
-            |disk| DiskReport { disk, total_bytes: 1 << 40, available_bytes: 1 << 40, failed: false, level: level::CURRENT };
+        let report = |disk| DiskReport {
+            disk,
+            total_bytes: 1 << 40,
+            available_bytes: 1 << 40,
+            failed: false,
+            level: level::CURRENT,
+        };
         let beat = Heartbeat { sessions: vec![], disks: vec![report(1), report(2)] };
         assert_eq!(world.server.heartbeat(beat).await.expect("heartbeat").level, level::FIRST);
         assert_eq!(world.asked(7, raise(level::CURRENT)).await, Ok(0));
