@@ -1,8 +1,9 @@
-"""One machine becomes three, then six, then one again, in place and under load: nothing acked is lost, no
+"""One machine becomes three, then four (or six), then one again, in place and under load: nothing acked is lost, no
 client sees an error, and metadata moves along with the data.
 """
 
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -12,6 +13,8 @@ import time
 from harness import Server, command, free_port, program, wait_for
 
 KIB = 1 << 10
+# As many as there come to be; six takes twice as long.
+NODES = int(os.environ.get("BIXI_TEST_NODES", "4"))
 
 
 def body(key: str) -> bytes:
@@ -93,8 +96,8 @@ def whole(server) -> bool:
     return plan["moves_total"] == 0 and chunks["degraded"] == chunks["lost"] == chunks["crowded"] == 0
 
 
-def test_one_machine_becomes_three_then_six_and_one_again(tmp_path):
-    nodes = [Node(tmp_path, name) for name in "abcdef"]
+def test_one_machine_becomes_three_then_more_and_one_again(tmp_path):
+    nodes = [Node(tmp_path, name) for name in "abcdef"[:NODES]]
     first = nodes[0]
     started = []
     try:
@@ -151,7 +154,7 @@ def test_one_machine_becomes_three_then_six_and_one_again(tmp_path):
         wait_for("new data has stripes", lambda: first.status()["redundancy"] == "ec:4+2")
         time.sleep(2)
         keys += load.end()
-        check(nodes[5], keys)
+        check(nodes[-1], keys)
 
         # And back. Three nodes go, with what they hold.
         for node in nodes[:2:-1]:
