@@ -15,7 +15,7 @@ from ledger import Ledger, Load
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "never")
 STEPS = 60
 FREEZE = 12.0 if LONG else 5.0
-MIB = 768
+MIB = 1536
 
 
 # Disk 0 holds a metaserver replica and the credentials, disk 3 no replica.
