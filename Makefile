@@ -128,6 +128,10 @@ e2e: build faultdev venv
 	"$(VENV)/bin/pytest" -c tests/pytest.ini tests
 
 # Every variant of every fault, over and over, with another seed each time.
+# The program of the landing before, for tests/e2e/test_upgrade.py: four minutes, once.
+previous: setup
+	@tests/previous.sh
+
 soak: setup build faultdev venv
 	"$(VENV)/bin/python" tests/soak.py --hours $(HOURS) $(ARGS)
 
