@@ -46,7 +46,7 @@ FUZZ_SMOKE_SECONDS ?= 5
 PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
             e2fsprogs iproute2 nftables faketime
 
-.PHONY: help setup build faultdev run test check collect unit fuzz-smoke sim-smoke e2e sim sim-mutants soak scale bench fuzz venv clean-data
+.PHONY: help setup build faultdev run test check collect unit fuzz-smoke sim-smoke e2e sim sim-mutants previous soak scale bench fuzz venv clean-data
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -128,6 +128,10 @@ e2e: build faultdev venv
 	"$(VENV)/bin/pytest" -c tests/pytest.ini tests
 
 # Every variant of every fault, over and over, with another seed each time.
+# The program of the landing before, for tests/e2e/test_upgrade.py: four minutes, once.
+previous: setup
+	@tests/previous.sh
+
 soak: setup build faultdev venv
 	"$(VENV)/bin/python" tests/soak.py --hours $(HOURS) $(ARGS)
 
