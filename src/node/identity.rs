@@ -5,6 +5,7 @@
 //! directory with `members` belongs to a cluster for ever.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use platform::Platform;
 use platform::disk::{Disk, DiskError};
@@ -17,6 +18,9 @@ use super::NodeError;
 
 const IDENTITY: &str = "identity";
 const MEMBERS: &str = "members";
+/// How often a locked directory is tried again, and the pause between.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Present from the founding of a replica until its first start: tells an empty directory that is
 /// new from one that was emptied.
 const FOUNDING: &str = "founding";
@@ -86,7 +90,7 @@ pub async fn open(platform: &Platform, path: &std::path::Path) -> Result<Home, O
         let text = format!("{}: {error}; choose another directory or fix its permissions", path.display());
         OpenError::Disk(NodeError::new(text))
     })?;
-    disk.try_lock().map_err(|error| match error {
+    lock(platform, &disk).await.map_err(|error| match error {
         DiskError::Locked { .. } => OpenError::Refused(NodeError::conflict(format!(
             "{} is in use by another bixi process; stop that one first, or give each server its own directories",
             path.display()
@@ -109,6 +113,18 @@ pub async fn open(platform: &Platform, path: &std::path::Path) -> Result<Home, O
         ));
     }
     Ok(Home { disk, identity, members })
+}
+
+/// Locks a directory. A process that was killed may hold it for a moment longer, until the kernel has
+/// ended its I/O.
+async fn lock(platform: &Platform, disk: &Disk) -> Result<(), DiskError> {
+    for _ in 0..LOCK_TRIES {
+        match disk.try_lock() {
+            Err(DiskError::Locked { .. }) => platform.clock().sleep(LOCK_PAUSE).await,
+            other => return other,
+        }
+    }
+    disk.try_lock()
 }
 
 /// The identity of a directory, without locking it; `None` if it has none.
