@@ -391,6 +391,9 @@ pub enum ClusterCommand {
     SetRedundancy {
         /// copies:N or ec:K+M
         policy: String,
+        /// Yes, also if data then survives fewer losses than now
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         change: ChangeArgs,
     },
@@ -712,6 +715,7 @@ mod tests {
             "bixi cluster remove n",
             "bixi cluster remove n --lost --yes",
             "bixi cluster set-redundancy ec:4+2 --dry-run",
+            "bixi cluster set-redundancy copies:1 --yes",
             "bixi cluster finalize --dry-run",
             "bixi plan --output json",
             "bixi safe-to-remove disk 3 node n --output json",

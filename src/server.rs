@@ -131,8 +131,12 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         None => return Err(NodeError::new("directory without identity")),
     };
 
-    let security = match &file {
-        Some(_) => Some(certificates::load(&platform, founding::certified(&homes).await?, cluster).await?),
+    let certified = match &file {
+        Some(_) => Some(founding::certified(&homes).await?.clone()),
+        None => None,
+    };
+    let security = match &certified {
+        Some(disk) => Some(certificates::load(&platform, disk, cluster).await?),
         None => None,
     };
     let peers = Peers::secured(platform.clone(), cluster, secret.to_vec(), security.clone());
@@ -166,8 +170,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     directories.knows(known);
     let stores = chunk_handler(&service, &directories);
     peers.register_local(&naming.stores, Rc::clone(&stores));
-    let inside = file.clone().map(|file| {
-        let disk = homes[0].disk.clone();
+    let inside = file.clone().zip(certified).map(|(file, disk)| {
         let (platform, meta, replicas) = (platform.clone(), meta.clone(), replicas.clone());
         Inside { platform, disk, file, cluster: (cluster, secret), meta, replicas, stores }
     });

@@ -267,17 +267,22 @@ impl Shape {
             scrub: Duration::from_secs(meta.between(8, 30)),
             machine: machine(&draw, planted, trace_events),
         };
-        // Most seeds move a quarter of the bytes, in as many operations and chunks.
-        if Draw::new(seed ^ 0x7369_7a65).chance(0.8) {
-            shape.work.size_shift = 2;
+        // Most seeds move an eighth of the bytes, in as many operations and chunks.
+        if Draw::new(seed ^ 0x7369_7a65).chance(0.85) {
+            shape.work.size_shift = 3;
+            // What the packer takes at once must fit.
             shape.chunk_capacity >>= 2;
-            shape.append_unit >>= 2;
+            shape.append_unit >>= 3;
         }
         let likely = *meta.pick(&[0.0, 0.4, 0.8]);
         shape.rates.meta_flush_fails = rate(&meta, likely, 6, 30);
         shape.rates.meta_damage = rate(&meta, likely, 3, 15);
         shape.rates.meta_trap = rate(&meta, likely, 3, 15);
         shape.rates.rot = rate(&meta, 0.3, 1, 2);
+        if shape.rates.rot.is_none() {
+            // Nobody waits for what it finds.
+            shape.scrub *= 4;
+        }
         shape.rates.dark = rate(&meta, 0.2, 4, 20);
         shape.rates.split = rate(&meta, 0.3, 4, 20);
         shape.rates.stall = rate(&meta, 0.3, 2, 10);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use platform::Platform;
 use serde_json::json;
+use types::redundancy::Redundancy;
 
 use super::failure::Failure;
 use super::output::{print_json, print_line};
@@ -35,7 +36,7 @@ pub async fn run(platform: Platform, command: ClusterCommand) -> Result<(), Fail
             tell(&file, &dirs, "belongs to the cluster")
         }
         ClusterCommand::Remove { name, lost, yes: _, change } => remove(&platform, &name, lost, &change).await,
-        ClusterCommand::SetRedundancy { policy, change } => set_redundancy(&platform, &policy, &change).await,
+        ClusterCommand::SetRedundancy { policy, yes, change } => set_redundancy(&platform, &policy, yes, &change).await,
         ClusterCommand::Finalize { change } => finalize(&platform, &change).await,
         ClusterCommand::RotateCertificates(args) => crate::dev::certificates::rotate(args),
     }
@@ -75,11 +76,18 @@ async fn remove(platform: &Platform, name: &str, lost: bool, change: &ChangeArgs
     }
 }
 
-async fn set_redundancy(platform: &Platform, policy: &str, change: &ChangeArgs) -> Result<(), Failure> {
+async fn set_redundancy(platform: &Platform, policy: &str, yes: bool, change: &ChangeArgs) -> Result<(), Failure> {
+    let parity = |text: &str| text.parse::<Redundancy>().map(Redundancy::parity);
+    let wanted = parity(policy).map_err(|error| Failure::usage(error.to_string()))?;
     let admin = Admin::new(platform, &change.access)?;
+    let status = admin.call("GET", "/v1/status", None).await?;
+    let now = status["redundancy"].as_str().unwrap_or_default();
+    if parity(now).is_ok_and(|before| wanted < before) && !yes && !change.dry_run {
+        return Err(Failure::usage(format!(
+            "with {policy} instead of {now} all data would survive fewer losses; say --yes if that is meant"
+        )));
+    }
     if change.dry_run {
-        let status = admin.call("GET", "/v1/status", None).await?;
-        let now = status["redundancy"].as_str().unwrap_or_default();
         if now == policy {
             return Ok(());
         }

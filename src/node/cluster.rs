@@ -256,7 +256,7 @@ async fn ask_for_certificate(peers: &Peers, address: &str, name: &str, renews: b
 pub struct Inside {
     /// The machine.
     pub platform: Platform,
-    /// Its first directory.
+    /// The directory whose certificates it goes by.
     pub disk: Disk,
     /// What it is.
     pub file: NodeFile,

@@ -161,6 +161,8 @@ impl Tender {
             if now.saturating_since(since) < FORGOTTEN {
                 continue;
             }
+            // What was heard may be old; the leader knows, and what it says is for good.
+            self.meta.leave_replica(raft_id).await.map_err(|error| NodeError::new(error.to_string()))?;
             let _one = self.directories.changing().await;
             self.replicas.take_out(raft_id, "it has left the group");
             let homes = self.directories.homes();
@@ -210,4 +212,43 @@ pub fn clear(home: &Home) -> Result<(), NodeError> {
         gone.map_err(failed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use types::ids::ClusterId;
+
+    use super::{clear, identity};
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "what lies beside it is made and looked at from outside")]
+    fn only_what_a_replica_left_is_cleared_away_and_only_where_none_is() {
+        let path = std::env::temp_dir().join(format!("bixi-clear-{}", std::process::id()));
+        let kept = ["identity", "data", "checkpoint", "node.json", "logs"];
+        let left = ["ballot", "log-0000000000000001", "state-current"];
+        let there =
+            || -> Vec<&str> { kept.iter().chain(&left).copied().filter(|name| path.join(name).exists()).collect() };
+        std::fs::create_dir_all(path.join("state-1")).expect("directory");
+        for name in kept.iter().chain(&left) {
+            std::fs::write(path.join(name), name).expect("file");
+        }
+        let inner = path.clone();
+        let cleared = platform::run(move |platform| async move {
+            let disk = platform.open_disk(&inner).expect("disk");
+            let mut own = identity::fresh(&platform, ClusterId(1), [0; 32], 1, true);
+            let home = |own| identity::Home { disk: disk.clone(), identity: own, members: None };
+            clear(&home(Some(own.clone()))).expect("nothing to do");
+            clear(&home(None)).expect("nothing to do");
+            let before = inner.join("ballot").exists() && inner.join("state-1").exists();
+            own.raft_id = 0;
+            clear(&home(Some(own.clone()))).expect("cleared");
+            // As after a crash in the middle: once more.
+            clear(&home(Some(own))).expect("cleared");
+            before
+        });
+        assert!(cleared, "a replica lives there");
+        assert_eq!(there(), kept);
+        assert!(!path.join("state-1").exists());
+        std::fs::remove_dir_all(&path).expect("removed");
+    }
 }

@@ -164,7 +164,10 @@ def test_one_machine_becomes_three_then_more_and_one_again(tmp_path):
             assert node.stop() == 0
         wait_for("metadata is on three nodes", lambda: voters(first) == 3)
         check(first, keys)
-        told(first, "cluster", "set-redundancy", "copies:1")
+        careless = first.command("cluster", "set-redundancy", "copies:1", text=True)
+        assert careless.returncode == 2 and "--yes" in careless.stderr, careless
+        assert first.command("cluster", "set-redundancy", "copies:1", "--dry-run").returncode == 8
+        told(first, "cluster", "set-redundancy", "copies:1", "--yes")
         wait_for("new data has one copy", lambda: first.status()["redundancy"] == "copies:1")
         for node in (nodes[2], nodes[1]):
             told(first, "node", "drain", node.name, "--wait")

@@ -37,7 +37,7 @@ def test_a_store_of_the_first_level_stays_so_until_it_is_finalized(tmp_path):
     try:
         level, known = upgrade(server)
         assert (level, known > level) == (1, True)
-        for argv in (["cluster", "set-redundancy", "copies:2"], ["bucket", "delete", "corpus", "--with-objects", "--yes"]):
+        for argv in (["cluster", "set-redundancy", "copies:2", "--yes"], ["bucket", "delete", "corpus", "--with-objects", "--yes"]):
             refused = server.command(*argv, text=True)
             assert refused.returncode == 4 and "finalize" in refused.stderr, (argv, refused)
         make_store.check(server.client())
@@ -47,7 +47,7 @@ def test_a_store_of_the_first_level_stays_so_until_it_is_finalized(tmp_path):
         assert upgrade(server) == (known, known)
         # The directories say so a moment later; then a level that nobody here knows is refused.
         wait_for("the identities have risen", lambda: all(identity(path)[4] == 2 for path in server.dirs))
-        assert server.command("cluster", "set-redundancy", "copies:2").returncode == 0
+        assert server.command("cluster", "set-redundancy", "copies:2", "--yes").returncode == 0
         make_store.check(server.client())
         assert server.stop() == 0
         server.start()

@@ -322,6 +322,10 @@ impl ChunkWriter {
                 *current = None;
                 let mut ahead = line.ahead.borrow_mut();
                 while let Some(next) = ahead.pop_front() {
+                    if len > next.capacity {
+                        let text = format!("{len} bytes are more than a chunk of {} takes", next.capacity);
+                        return Err(WriteError::Unavailable(text));
+                    }
                     if usable(&next) {
                         *current = Some(Rc::clone(&next));
                         break;

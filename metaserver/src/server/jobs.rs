@@ -1,11 +1,13 @@
 //! Moves, transcodes and compactions: planned by the leader (`planner`), leased to executors, committed here.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use platform::clock::Instant;
 use proto::keys;
 use proto::members::why;
 use proto::meta::{Body, ChunkEntry, FinishMove, Job, LeaseJobRequest, LiveExtent, StartMove, refusal};
-use proto::rows::{BlobRow, ChunkRow};
+use proto::rows::{BlobRow, ChunkRow, disk_state};
 use types::ids::{BlobId, ChunkId};
 
 use super::planner::{self, Pool, Step};
@@ -22,6 +24,15 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 const COMPACT_EXTENTS: usize = 1000;
 const COMPACT_BYTES: u64 = 64 << 20;
 
+/// A pending move, and who carries it out.
+pub(super) struct Lease {
+    chunk: u64,
+    since: Instant,
+    why: u32,
+    /// Empty: another leader leased it.
+    executor: String,
+}
+
 /// Work that is not urgent.
 enum Found {
     Move(Step),
@@ -37,6 +48,8 @@ impl MetaServer {
             self.finish(done).await?;
         }
         self.0.compacting.borrow_mut().remove(&ask.compacted);
+        // Who asks for work carries out nothing: it was started anew, or never got the last answer.
+        self.give_up_leases(|lease| !ask.executor.is_empty() && lease.executor == ask.executor).await?;
         let pool = self.pool()?;
         let step = match self.next_repair(&pool)? {
             Some(step) => Some(step),
@@ -60,9 +73,10 @@ impl MetaServer {
         if outcome.refusal != refusal::NONE {
             return Ok(Job::default());
         }
-        let now = self.0.platform.clock().now();
-        self.0.leased.borrow_mut().insert(outcome.number, (now, step.why));
+        let since = self.0.platform.clock().now();
         tracing::info!(chunk = step.chunk, why = step.why, executor = %ask.executor, "move leased");
+        let lease = Lease { chunk: step.chunk, since, why: step.why, executor: ask.executor };
+        self.0.leased.borrow_mut().insert(outcome.number, lease);
         Ok(Job { chunk: outcome.chunks.into_iter().next(), live: Vec::new() })
     }
 
@@ -181,7 +195,7 @@ impl MetaServer {
         if !done.commit {
             self.0.repairs.borrow_mut().failed(done.chunk, now);
         }
-        let why = self.0.leased.borrow_mut().remove(&done.id).map_or(0, |(_, why)| why);
+        let why = self.0.leased.borrow_mut().remove(&done.id).map_or(0, |lease| lease.why);
         let outcome = self.propose_own(Body::FinishMove(done)).await?;
         if outcome.refusal == refusal::NONE && done.commit {
             self.0.repaired.set(self.0.repaired.get() + 1);
@@ -202,32 +216,55 @@ impl MetaServer {
         if self.0.repairs.borrow().is_old(now) {
             self.order_repairs()?;
         }
-        let under_way = self.0.leased.borrow().values().filter(|(_, why)| *why == why::REPAIR).count() as u64;
+        let under_way = self.0.leased.borrow().values().filter(|lease| lease.why == why::REPAIR).count() as u64;
         Ok(self.0.repairs.borrow().progress(under_way, now))
     }
 
     /// Moves nobody works on any more are given up; their placements are deleted.
     pub(super) async fn expire_moves(&self) -> Result<(), Trouble> {
         let now = self.0.platform.clock().now();
-        let mut dead: Vec<ChunkEntry> = Vec::new();
         let draining = self.pool()?.draining.clone();
         let txn = Txn::new(self.0.replica.store());
         for (key, _) in txn.scan_prefix(&[keys::table::MISSING], LOOK_MAX)? {
             let Some(chunk) = keys::last_u64(&key) else { continue };
             let Some(row) = self.chunk(chunk)? else { continue };
             if let Some(pending) = &row.pending_move {
-                let mut leased = self.0.leased.borrow_mut();
-                let (since, _) =
-                    *leased.entry(pending.id).or_insert_with(|| (now, planner::why_pending(&row, &draining)));
-                if now.saturating_since(since) > self.0.times.job_lease {
-                    dead.push(ChunkEntry { chunk, row });
-                }
+                let why = planner::why_pending(&row, &draining);
+                let unknown = || Lease { chunk, since: now, why, executor: String::new() };
+                self.0.leased.borrow_mut().entry(pending.id).or_insert_with(unknown);
             }
         }
-        for entry in dead {
-            if let Some(pending) = entry.row.pending_move {
-                self.finish(FinishMove { chunk: entry.chunk, id: pending.id, commit: false }).await?;
-            }
+        let dead = self.dead_nodes(now)?;
+        let is_over = |lease: &Lease| {
+            now.saturating_since(lease.since) > self.0.times.job_lease || dead.contains(&lease.executor)
+        };
+        self.give_up_leases(is_over).await
+    }
+
+    /// Nodes none of whose disks lives: what they had begun is not carried on. One that is only slow
+    /// loses its work, and hears so when it reports it.
+    fn dead_nodes(&self, now: Instant) -> Result<BTreeSet<String>, Trouble> {
+        let liveness = self.0.liveness.borrow();
+        let (mut dead, mut alive) = (BTreeSet::new(), BTreeSet::new());
+        for (disk, row) in self.disks()?.iter() {
+            let is_silent =
+                liveness.disk_silence(*disk, now).is_some_and(|silence| silence > self.0.times.disk_silent * 2);
+            let nodes = if row.state == disk_state::LOST || is_silent { &mut dead } else { &mut alive };
+            nodes.insert(row.node.clone());
+        }
+        dead.retain(|node| !alive.contains(node));
+        Ok(dead)
+    }
+
+    async fn give_up_leases(&self, is_over: impl Fn(&Lease) -> bool) -> Result<(), Trouble> {
+        let over: Vec<FinishMove> = {
+            let leased = self.0.leased.borrow();
+            let over = leased.iter().filter(|(_, lease)| is_over(lease));
+            over.map(|(id, lease)| FinishMove { chunk: lease.chunk, id: *id, commit: false }).collect()
+        };
+        for done in over {
+            tracing::info!(chunk = done.chunk, id = done.id, "a move that nobody carries out is given up");
+            self.finish(done).await?;
         }
         Ok(())
     }

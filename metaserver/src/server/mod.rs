@@ -47,6 +47,7 @@ use self::agenda::{Agenda, KeptPool};
 use self::census::Rounds;
 use self::disk_table::DiskTable;
 use self::heartbeat::Liveness;
+use self::jobs::Lease;
 use self::repairs::Repairs;
 use crate::apply::txn::Txn;
 use crate::consensus::replica::{Replica, ReplicaConfig, ReplicaError, StartError};
@@ -91,10 +92,12 @@ struct Inner {
     liveness: RefCell<Liveness>,
     /// Chunks being sealed, so that one seal serves all who ask.
     sealing: RefCell<BTreeMap<u64, Rc<tokio::sync::Notify>>>,
+    /// Chunks whose seal would leave no shard to spare, and since when their other shards are waited for.
+    short_seals: RefCell<BTreeMap<u64, platform::clock::Instant>>,
     abandoned: RefCell<Turns>,
     census: RefCell<Rounds>,
-    /// When a pending move was leased, and why it was begun, by move id.
-    leased: RefCell<BTreeMap<u64, (platform::clock::Instant, u32)>>,
+    /// Pending moves, by move id.
+    leased: RefCell<BTreeMap<u64, Lease>>,
     agenda: RefCell<Agenda>,
     /// As of a number of `Replica::disk_changes`.
     disk_table: RefCell<Option<(u64, DiskTable)>>,
@@ -185,6 +188,7 @@ impl MetaServer {
             name,
             liveness: RefCell::new(Liveness::default()),
             sealing: RefCell::new(BTreeMap::new()),
+            short_seals: RefCell::new(BTreeMap::new()),
             abandoned: RefCell::new(Turns::default()),
             census: RefCell::new(Rounds::default()),
             leased: RefCell::new(BTreeMap::new()),

@@ -206,7 +206,9 @@ fn bucket_of(ask: &Ask) -> Option<u64> {
 
 fn count(status: &mut StatusView, row: &ChunkRow, domains: &BTreeMap<u64, (String, bool)>, widths: &Widths) {
     let Some(policy) = row.redundancy.policy() else { return };
-    if row.state == chunk_state::OPEN && row.committed_len == 0 {
+    // Where nothing was written nothing lacks; a chunk may have been sealed before its first byte.
+    let len = if row.state == chunk_state::OPEN { row.committed_len } else { row.sealed_len };
+    if len == 0 {
         return;
     }
     status.bad_shards += row.shards.iter().filter(|shard| shard.bad).count() as u64;
@@ -255,4 +257,40 @@ fn add_body(txn: &Txn<'_>, partition: Partition, body: &BodyRow, view: &mut View
         view.blobs.push(row);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proto::query::StatusView;
+    use proto::rows::{ChunkRow, RedundancyRow, ShardRow, chunk_state};
+    use types::redundancy::Redundancy;
+
+    use super::{Widths, count};
+
+    #[test]
+    fn chunk_without_a_byte_lacks_nothing() {
+        let domains: BTreeMap<u64, (String, bool)> =
+            (1..=3).map(|disk| (disk, (format!("d{disk}"), disk < 3))).collect();
+        let widths = Widths::of(domains.values().map(|(domain, _)| domain.as_str()));
+        let shard = |disk| ShardRow { index: disk as u32, placement: disk, disk, bad: false };
+        let of = |state, committed_len, sealed_len, disks: &[u64]| {
+            let redundancy = RedundancyRow::from(Redundancy::Copies(2));
+            let shards = disks.iter().map(|disk| shard(*disk)).collect();
+            let row = ChunkRow { redundancy, state, committed_len, sealed_len, shards, ..ChunkRow::default() };
+            let mut status = StatusView { survives: u32::MAX, ..StatusView::default() };
+            count(&mut status, &row, &domains, &widths);
+            (status.healthy, status.degraded, status.lost, status.survives)
+        };
+        let (open, sealed) = (chunk_state::OPEN, chunk_state::SEALED);
+        for disks in [&[1, 2][..], &[1, 3], &[1], &[3], &[]] {
+            assert_eq!(of(sealed, 0, 0, disks), (0, 0, 0, u32::MAX), "{disks:?}");
+            assert_eq!(of(open, 0, 0, disks), (0, 0, 0, u32::MAX), "{disks:?}");
+        }
+        assert_eq!(of(sealed, 9, 9, &[1, 2]), (1, 0, 0, 1));
+        assert_eq!(of(open, 9, 0, &[1, 3]), (0, 1, 0, 0));
+        assert_eq!(of(sealed, 0, 9, &[1]), (0, 1, 0, 0));
+        assert_eq!(of(sealed, 9, 9, &[3]), (0, 0, 1, 0));
+    }
 }

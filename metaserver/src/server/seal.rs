@@ -120,6 +120,10 @@ impl MetaServer {
             let Some(policy) = row.redundancy.policy() else {
                 return Err(Trouble::new(class::GIVE_UP, code::OTHER, "chunk without a policy"));
             };
+            if unanswered > 0 && answers.len() <= policy.needed() && self.is_too_soon(chunk) {
+                let text = format!("{} of {} shards answered, none to spare", answers.len(), row.shards.len());
+                return Err(Trouble::new(class::RETRY, code::OTHER, text));
+            }
             let decided = decide(policy, &answers, unanswered).map(|mut decision| {
                 if self.0.platform.planted(PlantedBug::SealTakesLongest) {
                     decision.len = answers.iter().map(|answer| answer.len).max().unwrap_or(0);
@@ -143,6 +147,17 @@ impl MetaServer {
             }
         }
         Err(Trouble::new(class::RETRY, code::OTHER, "the chunk's epoch keeps rising"))
+    }
+
+    /// A seal drops the shards that do not answer, which may be good ones and back in a moment; what is
+    /// left may be rotten. So one that would leave nothing to spare waits for them, a while.
+    fn is_too_soon(&self, chunk: u64) -> bool {
+        let now = self.0.platform.clock().now();
+        let mut short = self.0.short_seals.borrow_mut();
+        // Whoever is not asked for any more was sealed, or will be asked for anew.
+        short.retain(|_, since| now.saturating_since(*since) < self.0.times.disk_silent * 8);
+        let since = *short.entry(chunk).or_insert(now);
+        now.saturating_since(since) < self.0.times.disk_silent * 4
     }
 
     async fn release_sealed(&self, chunk: u64, row: ChunkRow, release: bool) -> Result<ChunkEntry, Trouble> {

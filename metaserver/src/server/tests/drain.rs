@@ -1,24 +1,29 @@
 //! A disk is drained: what the leader plans, leases and says.
 
 use proto::members::{AskSafety, DrainDisks, RemoveDisk, why};
-use proto::meta::{Body, Command, DiskReport, FinishMove, Heartbeat, LeaseJobRequest};
+use proto::meta::{Body, Command, DiskReport, FinishMove, GrantChunks, Heartbeat, LeaseJobRequest, PlannedChunk};
 use proto::rows::DiskRow;
-use proto::service::code;
+use proto::service::{class, code};
 
 use super::{Fake, World, story};
 
 impl World {
-    async fn third_disk(&self) {
-        self.fakes.borrow_mut().insert(3, Fake::default());
+    /// A disk that is not heard of, of a node that is named like it.
+    async fn silent_disk(&self, number: u64) {
+        self.fakes.borrow_mut().insert(number, Fake::default());
         let row = DiskRow {
-            store: 3,
-            node: "n3".into(),
-            domain: "n3".into(),
+            store: number,
+            node: format!("n{number}"),
+            domain: format!("n{number}"),
             address: "stores".into(),
             path: "/d".into(),
             ..DiskRow::default()
         };
         self.server.propose_own(Body::RegisterDisk(row)).await.expect("disk");
+    }
+
+    async fn third_disk(&self) {
+        self.silent_disk(3).await;
         let (alive, clock) = (self.server.clone(), self.server.0.platform.clock().clone());
         self.server.0.platform.tasks().spawn(async move {
             loop {
@@ -38,9 +43,73 @@ impl World {
     }
 
     async fn lease(&self, done: Option<FinishMove>) -> proto::meta::Job {
-        let ask = LeaseJobRequest { executor: "e".into(), done, compacted: 0 };
+        self.lease_by("e", done).await
+    }
+
+    async fn lease_by(&self, executor: &str, done: Option<FinishMove>) -> proto::meta::Job {
+        let ask = LeaseJobRequest { executor: executor.into(), done, compacted: 0 };
         self.server.lease_job(ask).await.expect("lease")
     }
+
+    /// Waits until an executor is given a move; answers its id, and after how many seconds that was.
+    async fn lease_soon(&self, executor: &str) -> (u64, u64) {
+        for seconds in 0..60 {
+            if let Some(entry) = self.lease_by(executor, None).await.chunk {
+                return (entry.row.pending_move.expect("a move").id, seconds);
+            }
+            self.wait(1).await;
+        }
+        panic!("no move was leased");
+    }
+}
+
+#[test]
+fn move_of_an_executor_that_died_is_soon_carried_out_by_another() {
+    story(|world| async move {
+        world.third_disk().await;
+        let drain = Body::DrainDisks(DrainDisks { disks: vec![1], draining: true });
+        assert_eq!(world.asked(4, drain).await, Ok(0));
+        let (first, _) = world.lease_soon("n2").await;
+        assert_eq!(world.lease_by("n3", None).await.chunk, None, "it is under way");
+        // n2 was started again, or did not get the answer; what has failed once rests for some seconds.
+        let (second, seconds) = world.lease_soon("n2").await;
+        assert!(second > first && seconds <= 6, "after {seconds} s");
+        let late = FinishMove { chunk: world.chunk, id: first, commit: true };
+        assert_eq!(world.lease_by("n3", Some(late)).await.chunk, None);
+        assert!(world.row().pending_move.is_some_and(|pending| pending.id == second), "a late report changes nothing");
+
+        let again = FinishMove { chunk: world.chunk, id: second, commit: false };
+        assert_eq!(world.lease_by("n2", Some(again)).await.chunk, None);
+        world.silent_disk(4).await;
+        let (third, _) = world.lease_soon("n4").await;
+        let (fourth, seconds) = world.lease_soon("n3").await;
+        assert!(fourth > third && seconds < 60, "after {seconds} s");
+    });
+}
+
+#[test]
+fn seal_that_leaves_nothing_to_spare_waits_for_the_other_shards_a_while() {
+    story(|world| async move {
+        let redundancy = world.row().redundancy;
+        let mut open = Vec::new();
+        for sequence in [4, 5] {
+            let chunks = vec![PlannedChunk { disks: vec![1, 2] }];
+            let grant =
+                GrantChunks { session: 1, redundancy, cell_size: 4096, capacity: 1 << 20, chunks, becomes: None };
+            open.push(world.command(sequence, Body::GrantChunks(grant)).await.chunks[0].chunk);
+        }
+        let shards = |entry: proto::meta::ChunkEntry| entry.row.shards.len();
+        let gone = world.fakes.borrow_mut().remove(&2).expect("disk");
+        for chunk in &open {
+            let refused = world.server.seal_chunk(*chunk, false).await.map(shards);
+            assert_eq!(refused.map_err(|trouble| trouble.failure().class), Err(class::RETRY));
+        }
+        world.fakes.borrow_mut().insert(2, gone);
+        assert_eq!(world.server.seal_chunk(open[0], false).await.map(shards).ok(), Some(2), "it is back");
+        let _gone = world.fakes.borrow_mut().remove(&2);
+        world.wait(13).await;
+        assert_eq!(world.server.seal_chunk(open[1], false).await.map(shards).ok(), Some(1), "long enough");
+    });
 }
 
 #[test]
