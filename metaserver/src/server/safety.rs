@@ -9,12 +9,13 @@ use proto::keys;
 use proto::level;
 use proto::members::{AskSafety, DrainDisks, Safety, SetRedundancy};
 use proto::meta::{JoinReplica, MetaState, MetaStateRequest};
-use proto::rows::{ChunkRow, chunk_state, disk_state};
+use proto::rows::{ChunkRow, DiskRow, chunk_state, disk_state};
 use proto::service::{Answer, Request, class, code};
 use types::ids::{ChunkId, StoreId};
 
 use super::{MetaServer, Trouble, placement};
 use crate::apply::txn::prost_free::Row;
+use crate::consensus::replica::ReplicaError;
 
 /// How long a replica may take to say that it lives.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -118,6 +119,7 @@ impl MetaServer {
         let replicas = self.ask_replicas().await;
         // They were asked for a while: as of now again.
         self.0.replica.read_barrier().await?;
+        self.has_heard()?;
         let now = self.0.platform.clock().now();
         let disks = self.disks()?;
         let unknown = |name: String| Ok(Safety { unknown: name, ..Safety::default() });
@@ -200,6 +202,25 @@ impl MetaServer {
         voters.into_iter().find(silent).unwrap_or(ask.replaces)
     }
 
+    /// Who judges by which disks answer must have had the time to hear them: a leader begins with none.
+    fn has_heard(&self) -> Result<(), Trouble> {
+        if !self.0.replica.is_leader() {
+            return Err(ReplicaError::NotLeader(self.0.replica.leader()).into());
+        }
+        let now = self.0.platform.clock().now();
+        let mut liveness = self.0.liveness.borrow_mut();
+        liveness.begin(self.0.replica.term(), now);
+        let leads = liveness.leading.map_or(Duration::ZERO, |(_, since)| now.saturating_since(since));
+        let in_use = |row: &DiskRow| row.state == disk_state::IN && !row.removed;
+        let silent = |disk: u64| liveness.disk(disk, now, self.0.times.disk_silent).is_none();
+        let unheard = self.disks()?.iter().any(|(disk, row)| in_use(row) && silent(*disk));
+        if unheard && leads < self.0.times.disk_silent {
+            let text = "the metadata has a new leader, which has not heard all disks yet";
+            return Err(Trouble::new(class::RETRY, code::OTHER, text));
+        }
+        Ok(())
+    }
+
     /// Everybody must know a feature level before it is raised: who does not would be shut out.
     pub(super) async fn can_raise(&self, wanted: u64) -> Result<(), Trouble> {
         let conflict = |text: String| Err(Trouble::new(class::GIVE_UP, code::CONFLICT, text));
@@ -213,6 +234,7 @@ impl MetaServer {
                 return conflict(format!("metaserver replica {name} is silent or of an older version"));
             }
         }
+        self.has_heard()?;
         let now = self.0.platform.clock().now();
         let liveness = self.0.liveness.borrow();
         for (disk, row) in self.disks()?.iter().filter(|(_, row)| row.state == disk_state::IN) {
@@ -228,6 +250,7 @@ impl MetaServer {
     pub(super) fn can_have(&self, body: &SetRedundancy) -> Result<(), Trouble> {
         self.needs_level(level::TRANSCODE)?;
         let Some(policy) = body.redundancy.policy() else { return Ok(()) };
+        self.has_heard()?;
         if placement::plan(policy, &self.candidates(&[])?).is_none() {
             let text = format!("the disks that can be written now are too few for {policy}; add some first");
             return Err(Trouble::new(class::GIVE_UP, code::CONFLICT, text));
@@ -238,6 +261,7 @@ impl MetaServer {
     /// Draining must leave disks to write on.
     pub(super) fn can_drain(&self, body: &DrainDisks) -> Result<(), Trouble> {
         let Some(policy) = self.cluster()?.redundancy.policy() else { return Ok(()) };
+        self.has_heard()?;
         let left = self.candidates(&body.disks)?;
         let could_before = || Ok::<bool, Trouble>(placement::plan(policy, &self.candidates(&[])?).is_some());
         if body.draining && placement::plan(policy, &left).is_none() && could_before()? {

@@ -5,6 +5,7 @@ use proto::meta::{Body, Command, DiskReport, FinishMove, GrantChunks, Heartbeat,
 use proto::rows::DiskRow;
 use proto::service::{class, code};
 
+use super::super::heartbeat::Liveness;
 use super::{Fake, World, story};
 
 impl World {
@@ -109,6 +110,28 @@ fn seal_that_leaves_nothing_to_spare_waits_for_the_other_shards_a_while() {
         let _gone = world.fakes.borrow_mut().remove(&2);
         world.wait(13).await;
         assert_eq!(world.server.seal_chunk(open[1], false).await.map(shards).ok(), Some(1), "long enough");
+    });
+}
+
+#[test]
+fn new_leader_does_not_say_which_disks_are_enough_before_it_has_heard_them() {
+    story(|world| async move {
+        world.third_disk().await;
+        world.wait(10).await;
+        let drain = || Body::DrainDisks(DrainDisks { disks: vec![1], draining: true });
+        *world.server.0.liveness.borrow_mut() = Liveness::default();
+        assert_eq!(world.asked(4, drain()).await, Err(code::OTHER), "ask again");
+        let safety = || AskSafety { disks: vec![1], nodes: Vec::new() };
+        let told = world.server.safety(safety()).await.map_err(|trouble| trouble.failure().class);
+        assert_eq!(told.map(|_| ()), Err(class::RETRY));
+        world.wait(2).await;
+        assert_eq!(world.asked(5, drain()).await, Ok(0));
+        // Who is still silent after a while is not waited for.
+        world.silent_disk(4).await;
+        *world.server.0.liveness.borrow_mut() = Liveness::default();
+        world.wait(4).await;
+        let drain = Body::DrainDisks(DrainDisks { disks: vec![1, 4], draining: false });
+        assert_eq!(world.asked(6, drain).await, Ok(0));
     });
 }
 
