@@ -44,7 +44,7 @@ FIRST_SEED ?= 1
 FUZZ_SMOKE_SECONDS ?= 5
 
 PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
-            e2fsprogs iproute2 nftables faketime
+            e2fsprogs iproute2 nftables faketime libnbd-bin qemu-utils fio
 
 .PHONY: help setup build faultdev run test check collect unit fuzz-smoke sim-smoke e2e sim sim-mutants previous soak scale bench fuzz venv clean-data
 

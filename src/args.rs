@@ -40,6 +40,9 @@ pub enum Command {
     Disk(DiskCommand),
     /// List and drain nodes: the processes that disks belong to
     Node(NodeArgs),
+    /// Make, list, resize and delete volumes: block devices for machines
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Show what the cluster would move now, and why
     Plan(ReadArgs),
     /// Ask whether disks or nodes can be removed at once, now, without losing data or the metadata's
@@ -78,6 +81,9 @@ pub struct ServerArgs {
     /// Where health, metrics and the admin API are served
     #[arg(long, value_name = "HOST:PORT", env = "BIXI_ADMIN_ADDR", default_value = "127.0.0.1:9001")]
     pub admin_addr: String,
+    /// Where volumes are served to NBD clients, each by its name; without it none are
+    #[arg(long, value_name = "HOST:PORT", env = "BIXI_NBD_ADDR")]
+    pub nbd_addr: Option<String>,
     /// Where the other nodes of the cluster reach this one, by mutual TLS; remembered. Without it nothing
     /// internal listens
     #[arg(long, value_name = "HOST:PORT", env = "BIXI_INTERNAL_ADDR")]
@@ -430,6 +436,47 @@ pub struct RotateArgs {
     /// Say what would be done and do nothing (exit code 8 if anything would change)
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `bixi volume ...`.
+#[derive(Subcommand)]
+pub enum VolumeCommand {
+    /// Make a volume; it takes space as it is written
+    Create {
+        /// Its name
+        name: String,
+        /// How large it is, like 10G
+        #[arg(long, value_name = "SIZE")]
+        size: String,
+        /// copies:N or ec:K+M; by default the cluster's
+        #[arg(long, value_name = "POLICY")]
+        redundancy: Option<String>,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// List volumes
+    #[command(visible_alias = "ls")]
+    List(ReadArgs),
+    /// Make a volume larger; who has it attached sees that when it connects anew
+    Resize {
+        /// Its name
+        name: String,
+        /// How large it is to be, like 20G
+        #[arg(long, value_name = "SIZE")]
+        size: String,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Delete a volume that nobody has attached, with all it holds
+    Delete {
+        /// Its name
+        name: String,
+        /// Yes, for good
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
 }
 
 /// `bixi bucket ...`.

@@ -106,6 +106,10 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     // Ports first: a port in use is the commonest mistake and must leave no trace.
     let s3_listener = listen(&platform, &args.s3_addr, "--s3-addr").await?;
     let admin_listener = listen(&platform, &args.admin_addr, "--admin-addr").await?;
+    let nbd_listener = match &args.nbd_addr {
+        Some(address) => Some(listen(&platform, address, "--nbd-addr").await?),
+        None => None,
+    };
     let tls = server_tls(&args)?;
 
     let (mut homes, mut names) = open_homes(&platform, &args.dirs).await?;
@@ -248,6 +252,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     gateway.tls = tls;
     let scheme = if gateway.tls.is_some() { "https" } else { "http" };
     doors::spawn_s3(&platform, s3_listener, &objects, gateway);
+    let volumes = nbd_listener.map(|listener| doors::spawn_nbd(&platform, listener, &meta, &layer, &naming.node));
     let parts = AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), stores: service.clone(), inside, trash_keep };
     doors::spawn_admin(&platform, admin_listener, &objects, &meta, &region, parts);
     let credentials = homes[0].disk.path().join("credentials");
@@ -257,6 +262,9 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     tracing::info!("stopping");
     ready.set(false);
     let settle = async {
+        if let Some(volumes) = &volumes {
+            volumes.close().await;
+        }
         announced.settle().await;
         for server in replicas.servers() {
             server.replica().settle().await;

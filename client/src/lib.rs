@@ -14,3 +14,4 @@ pub mod disks;
 pub mod meta;
 pub mod object;
 mod speeds;
+pub mod volume;

@@ -22,6 +22,10 @@
 //! | blob | `30` partition u16, blob u64 | BlobRow |
 //! | reference | `31` chunk u64, offset u64, blob u64 | empty |
 //! | access key | `40` access key bytes | AccessKeyRow |
+//! | volume | `50` name | VolumeRow |
+//! | volume of a number | `51` partition u16, volume u64 | name |
+//! | chunk of a volume | `52` volume u64, chunk u64 | VolumeChunkRow |
+//! | volume that is deleted | `53` partition u16, volume u64 | VolumeRow |
 //! | applied | `f0` | applied index, term, configuration (the store's own) |
 //!
 //! All integers are big-endian. "Escaped" writes `00` as `00 ff` and ends with `00 01`, which
@@ -51,6 +55,10 @@ pub mod table {
     pub const BLOB: u8 = 0x30;
     pub const REFERENCE: u8 = 0x31;
     pub const ACCESS_KEY: u8 = 0x40;
+    pub const VOLUME: u8 = 0x50;
+    pub const VOLUME_NUMBER: u8 = 0x51;
+    pub const VOLUME_CHUNK: u8 = 0x52;
+    pub const DELETED_VOLUME: u8 = 0x53;
     pub const APPLIED: u8 = 0xf0;
 }
 
@@ -66,6 +74,7 @@ pub enum Counter {
     Bucket = 6,
     Upload = 7,
     Move = 8,
+    Volume = 9,
 }
 
 struct Key(Vec<u8>);
@@ -165,6 +174,27 @@ pub fn bucket(name: &str) -> Vec<u8> {
 
 pub fn bucket_number(partition: Partition, bucket: u64) -> Vec<u8> {
     Key::table(table::BUCKET_NUMBER).u16(partition.0).u64(bucket).0
+}
+
+pub fn volume(name: &str) -> Vec<u8> {
+    Key::table(table::VOLUME).bytes(name.as_bytes()).0
+}
+
+pub fn volume_number(partition: Partition, volume: u64) -> Vec<u8> {
+    Key::table(table::VOLUME_NUMBER).u16(partition.0).u64(volume).0
+}
+
+pub fn volume_chunk(volume: u64, chunk: ChunkId) -> Vec<u8> {
+    Key::table(table::VOLUME_CHUNK).u64(volume).u64(chunk.0).0
+}
+
+/// All chunks of a volume.
+pub fn volume_chunks(volume: u64) -> Vec<u8> {
+    Key::table(table::VOLUME_CHUNK).u64(volume).0
+}
+
+pub fn deleted_volume(partition: Partition, volume: u64) -> Vec<u8> {
+    Key::table(table::DELETED_VOLUME).u16(partition.0).u64(volume).0
 }
 
 /// A bucket in the trash.

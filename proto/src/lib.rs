@@ -9,6 +9,7 @@ pub mod chunk;
 pub mod error;
 pub mod frame;
 pub mod identity;
+pub mod journal;
 pub mod keys;
 pub mod level;
 pub mod log_record;
@@ -20,6 +21,7 @@ pub mod roles;
 pub mod rows;
 pub mod service;
 pub mod trash;
+pub mod volume;
 
 /// The largest message part of a frame, bytes; protects a receiver before it allocates.
 pub const MESSAGE_LEN_MAX: usize = 16 << 20;

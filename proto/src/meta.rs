@@ -9,7 +9,7 @@ use crate::rows::{
     AccessKeyRow, BucketRow, ChunkRow, ClusterRow, DiskRow, ExtentRow, MetaRow, ObjectRow, PartRow, RedundancyRow,
     ShardRow, TrashRow, UploadRow,
 };
-use crate::trash;
+use crate::{trash, volume};
 
 /// A command for the log. (session, sequence) make it exactly-once; session 0 is the leader
 /// itself, whose commands are idempotent by their conditions.
@@ -33,7 +33,7 @@ pub struct Command {
     /// What to do.
     #[prost(
         oneof = "Body",
-        tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,30,31,32,33,34,35,36,37,38,40,41,50,51,52,53"
+        tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,30,31,32,33,34,35,36,37,38,40,41,50,51,52,53,60,61,62,63,64,65,66,67"
     )]
     pub body: Option<Body>,
 }
@@ -105,6 +105,22 @@ pub enum Body {
     PurgeBucket(trash::PurgeBucket),
     #[prost(message, tag = "53")]
     PurgePage(trash::PurgePage),
+    #[prost(message, tag = "60")]
+    CreateVolume(volume::CreateVolume),
+    #[prost(message, tag = "61")]
+    DeleteVolume(volume::DeleteVolume),
+    #[prost(message, tag = "62")]
+    PurgeVolume(volume::PurgeVolume),
+    #[prost(message, tag = "63")]
+    ResizeVolume(volume::ResizeVolume),
+    #[prost(message, tag = "64")]
+    AttachVolume(volume::AttachVolume),
+    #[prost(message, tag = "65")]
+    DetachVolume(volume::DetachVolume),
+    #[prost(message, tag = "66")]
+    TakeChunks(volume::TakeChunks),
+    #[prost(message, tag = "67")]
+    Checkpoint(volume::Checkpoint),
 }
 
 /// Opens a session. `nonce` makes a retry find the session it made.
@@ -436,6 +452,11 @@ pub mod refusal {
     pub const NO_DISK: u32 = 22;
     /// A bucket in the trash is not in a state for it.
     pub const TRASH: u32 = 30;
+    pub const NO_VOLUME: u32 = 40;
+    /// Attached by somebody else.
+    pub const VOLUME_BUSY: u32 = 41;
+    /// Another owner has taken the volume over, or it was detached.
+    pub const VOLUME_FENCED: u32 = 42;
 }
 
 /// What apply answers.
@@ -468,6 +489,9 @@ pub struct Outcome {
     /// The bucket that is in the trash now.
     #[prost(message, optional, tag = "20")]
     pub trashed: Option<TrashRow>,
+    /// The volume as it is now.
+    #[prost(message, optional, tag = "30")]
+    pub volume: Option<volume::VolumeRow>,
 }
 
 /// A chunk with its number.

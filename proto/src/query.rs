@@ -6,12 +6,12 @@ use crate::chunk::ScrubState;
 use crate::members;
 use crate::meta::ChunkEntry;
 use crate::rows::{AccessKeyRow, BlobRow, BucketRow, ClusterRow, DiskRow, ObjectRow, PartRow, UploadRow};
-use crate::trash;
+use crate::{trash, volume};
 
 /// A linearizable read.
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
-    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,20")]
+    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,20,30,31,32")]
     pub ask: Option<Ask>,
 }
 
@@ -50,6 +50,12 @@ pub enum Ask {
     Plan(AskAll),
     #[prost(message, tag = "20")]
     Trash(AskAll),
+    #[prost(message, tag = "30")]
+    Volumes(AskAll),
+    #[prost(message, tag = "31")]
+    Volume(AskBucket),
+    #[prost(message, tag = "32")]
+    VolumeChunks(volume::AskVolumeChunks),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -179,6 +185,10 @@ pub struct View {
     /// There is no bucket of the number that was asked for.
     #[prost(bool, tag = "21")]
     pub no_bucket: bool,
+    #[prost(message, repeated, tag = "30")]
+    pub volumes: Vec<volume::VolumeRow>,
+    #[prost(message, repeated, tag = "31")]
+    pub volume_chunks: Vec<volume::VolumeChunk>,
 }
 
 /// A row of a listing (no body).

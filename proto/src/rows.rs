@@ -121,6 +121,9 @@ pub struct ChunkRow {
     /// The policy it is to have in the end, if that is another one.
     #[prost(message, optional, tag = "13")]
     pub becomes: Option<RedundancyRow>,
+    /// It is in a volume's journal: its redundancy is the volume's, whatever the cluster's is.
+    #[prost(bool, tag = "14")]
+    pub of_volume: bool,
 }
 
 /// Values of [`DiskRow::state`].

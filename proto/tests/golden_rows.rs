@@ -11,6 +11,7 @@ use proto::rows::{
 };
 use proto::service::{Answer, AnswerMessage, Failure, Request, RequestMessage, class, code};
 use proto::trash::{PurgePage, RestoreBucket, TrashBucket};
+use proto::volume::{VolumeChunkRow, VolumeRow};
 
 #[track_caller]
 fn assert_golden<M: prost::Message + Default + PartialEq + std::fmt::Debug>(message: M, hex: &str) {
@@ -67,12 +68,17 @@ fn golden_bytes_of_chunk_rows() {
         live_bytes: 8000,
         pending_move: Some(MoveRow { id: 6, shards: vec![SHARD], becomes: None, sealed_len: 0 }),
         becomes: None,
+        of_volume: false,
     };
     let move_row = MoveRow { id: 6, shards: vec![SHARD], becomes: Some(EC), sealed_len: 8192 };
     assert_golden(move_row, "080612060801100718041a0410041802208040");
     assert_golden(
         ChunkRow { becomes: Some(EC), ..chunk.clone() },
         "0a041004180210808004188080804020032801308020380b40014a0608011007180450a84658c03e620a080612060801100718046a0410041802",
+    );
+    assert_golden(
+        ChunkRow { of_volume: true, ..chunk.clone() },
+        "0a041004180210808004188080804020032801308020380b40014a0608011007180450a84658c03e620a080612060801100718047001",
     );
     assert_golden(
         chunk,
@@ -200,4 +206,29 @@ fn golden_bytes_of_a_request_and_a_refusal() {
     assert_golden(reserve, "0a100a070807108202180210031880202001");
     let failure = Failure { hint: 5, ..Failure::new(class::REFETCH, code::FENCED, "old") };
     assert_golden(AnswerMessage { body: Some(Answer::Failed(failure)) }, "0a0b080310021a036f6c642005");
+}
+
+#[test]
+fn golden_bytes_of_volume_rows() {
+    assert_golden(VolumeChunkRow { order: 3, bytes: 128 << 20 }, "08031080808040");
+    let volume = VolumeRow {
+        id: (1 << 48) | 2,
+        name: "v".into(),
+        size: 1 << 30,
+        redundancy: EC,
+        created_ms: 99,
+        epoch: 7,
+        session: 11,
+        owner: "n".into(),
+        root: vec![EXTENT],
+        sequence: 500,
+        next_order: 4,
+        deleting: true,
+        used: 4096,
+        from_order: 3,
+    };
+    assert_golden(
+        volume,
+        "088280808080804012017618808080800422041004180228633007380b42016e4a0b080a10820218802020882750f403580460016880207003",
+    );
 }

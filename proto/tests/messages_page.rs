@@ -6,7 +6,7 @@ const PAGE: &str = include_str!("../../docs/messages.md");
 const PAGE_PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/messages.md");
 
 /// Which section of the page tells of which source.
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     ("## Rows of the metadata", include_str!("../src/rows.rs")),
     ("## Checkpoint of a store", include_str!("../src/checkpoint.rs")),
     ("## Requests and answers", include_str!("../src/service.rs")),
@@ -15,6 +15,7 @@ const SECTIONS: [(&str, &str); 8] = [
     ("## Queries of the metaserver", include_str!("../src/query.rs")),
     ("## Disks and nodes that come and go", include_str!("../src/members.rs")),
     ("## Buckets in the trash", include_str!("../src/trash.rs")),
+    ("## Volumes", include_str!("../src/volume.rs")),
 ];
 
 #[test]

@@ -7,13 +7,14 @@
 //!                                               DELETE /v1/keys/KEY    root only
 //!                                               POST   /v1/fsck        {"disk":..,"after":..}, root only
 //! ```
-//! Disks and nodes: [`members`]. Buckets in the trash: [`trash`].
+//! Disks and nodes: [`members`]. Buckets in the trash: [`trash`]. Volumes: [`volumes`].
 //!
 //! Leaves to others: what status, readiness and metrics say ([`AdminHooks`]). Invariants: secrets
 //! leave only in the answer that makes a key; nothing under `/v1/` answers without a signature.
 
 pub mod members;
 pub mod trash;
+pub mod volumes;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -61,6 +62,8 @@ pub struct AdminHooks {
     pub fsck: Rc<dyn Fn(u64, u64) -> Told>,
     /// Disks and nodes.
     pub members: Rc<dyn Fn(members::Asked) -> LocalBoxFuture<'static, Result<Value, members::Denied>>>,
+    /// Volumes.
+    pub volumes: Rc<dyn Fn(volumes::AskedVolume) -> LocalBoxFuture<'static, Result<Value, members::Denied>>>,
     /// Prometheus text.
     pub metrics: Rc<dyn Fn() -> String>,
     /// How long a bucket is kept in the trash, unless the request says.
@@ -181,6 +184,13 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
         root_only()?;
         if let Some(asked) = members::asked(&parts.method, path, &body)? {
             let told = (admin.hooks.members)(asked).await?;
+            return Ok(json_answer(StatusCode::OK, &told));
+        }
+    }
+    if volumes::is_here(path) {
+        root_only()?;
+        if let Some(asked) = volumes::asked(&parts.method, path, &body)? {
+            let told = (admin.hooks.volumes)(asked).await?;
             return Ok(json_answer(StatusCode::OK, &told));
         }
     }

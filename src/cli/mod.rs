@@ -24,6 +24,7 @@ pub mod plan;
 pub mod safety;
 pub mod status;
 pub mod trash;
+pub mod volume;
 
 pub mod download;
 pub mod listing;
@@ -86,6 +87,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Node(_) => Err(Failure::usage("say what to do: bixi node list|drain|undrain")),
         Command::Disk(command) => with_platform(|platform| disk::run(platform, command)),
+        Command::Volume(command) => with_platform(|platform| volume::run(platform, command)),
         Command::Plan(args) => with_platform(|platform| plan::run(platform, args)),
         Command::Durability(args) => with_platform(|platform| durability::run(platform, args)),
         Command::SafeToRemove(args) => with_platform(|platform| safety::run(platform, args)),

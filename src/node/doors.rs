@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use block_gateway::nbd;
+use block_gateway::registry::Registry;
 use chunkserver::service::ChunkService;
 use client::background;
 use client::chunk::reader::ChunkReader;
@@ -21,7 +23,7 @@ use s3_gateway::admin::AdminHooks;
 use types::redundancy::Redundancy;
 
 use super::cluster::Inside;
-use super::{NodeError, descriptors, members, memory, status};
+use super::{NodeError, descriptors, members, memory, status, volumes};
 
 /// The chunk layer of a process.
 #[derive(Clone)]
@@ -122,6 +124,7 @@ pub fn spawn_admin(
     let policy_objects = objects.clone();
     let metrics_objects = objects.clone();
     let (checks, changes, stores) = (meta.clone(), meta.clone(), parts.stores);
+    let volumes_meta = meta.clone();
     let hooks = AdminHooks {
         ready: Rc::new(move || ready.get()),
         status: Rc::new(move || {
@@ -136,6 +139,10 @@ pub fn spawn_admin(
             let (meta, inside) = (changes.clone(), inside.clone());
             Box::pin(async move { members::carry_out(&meta, inside.as_deref(), asked).await })
         }),
+        volumes: Rc::new(move |asked| {
+            let meta = volumes_meta.clone();
+            Box::pin(async move { volumes::carry_out(&meta, asked).await })
+        }),
         metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores())),
         trash_keep: parts.trash_keep,
     };
@@ -144,6 +151,19 @@ pub fn spawn_admin(
         let Err(error) = s3_gateway::admin::serve(inner, listener, objects, &region, hooks).await;
         tracing::error!(%error, "admin door closed");
     });
+}
+
+/// Serves volumes to NBD clients as a task.
+pub fn spawn_nbd(
+    platform: &Platform,
+    listener: Listener,
+    meta: &MetaClient,
+    chunks: &ChunkLayer,
+    node: &str,
+) -> Registry {
+    let registry = Registry::new(meta.clone(), chunks.shards.clone(), chunks.reader.clone(), node);
+    platform.tasks().spawn(nbd::server::serve(platform.clone(), listener, registry.clone()));
+    registry
 }
 
 /// Serves S3 as a task.

@@ -14,6 +14,7 @@ pub mod metas;
 pub mod replicas;
 pub mod status;
 pub mod tend;
+pub mod volumes;
 pub mod voters;
 
 use std::fmt;

@@ -8,3 +8,4 @@ pub mod ids;
 pub mod names;
 pub mod redundancy;
 pub mod size;
+pub mod volume;

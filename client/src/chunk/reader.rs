@@ -108,6 +108,15 @@ impl ChunkReader {
         }
     }
 
+    /// Logical bytes of a sealed chunk; the last stripe counts whole.
+    ///
+    /// # Errors
+    /// It is gone, or no leader answers in time.
+    pub async fn sealed_len(&self, chunk: ChunkId) -> Result<u64, ReadError> {
+        let row = self.layout(chunk, true).await?;
+        Ok(row.sealed_len * row.redundancy.policy().map_or(1, |policy| policy.needed()) as u64)
+    }
+
     /// The disks as seen here.
     pub fn disks(&self) -> &DiskMap {
         self.0.shards.disks()

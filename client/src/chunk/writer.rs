@@ -106,9 +106,13 @@ struct Line {
     grants: Cell<u64>,
 }
 
+/// Notes in the metadata that chunks are granted, before the first byte goes there.
+pub type Claim = Box<dyn Fn(Vec<u64>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), MetaError>>>>>;
+
 struct Inner {
     /// It writes to free space.
     reserve: bool,
+    claim: Option<(Claim, u64)>,
     meta: MetaClient,
     shards: Shards,
     lines: RefCell<BTreeMap<(Partition, Filling), Rc<Line>>>,
@@ -123,18 +127,24 @@ pub struct ChunkWriter(Rc<Inner>);
 impl ChunkWriter {
     /// A writer; it grants itself chunks when the first bytes come.
     pub fn new(meta: MetaClient, shards: Shards) -> ChunkWriter {
-        ChunkWriter::taking(false, meta, shards)
+        ChunkWriter::taking(false, None, meta, shards)
+    }
+
+    /// A writer whose chunks are somebody's before they are written, and take `chunk_max` logical bytes at most.
+    pub fn claiming(meta: MetaClient, shards: Shards, claim: Claim, chunk_max: u64) -> ChunkWriter {
+        ChunkWriter::taking(false, Some((claim, chunk_max)), meta, shards)
     }
 
     /// A writer of bytes that are moved to free space: it may take from what nearly full disks
     /// keep for that.
     pub fn from_reserve(meta: MetaClient, shards: Shards) -> ChunkWriter {
-        ChunkWriter::taking(true, meta, shards)
+        ChunkWriter::taking(true, None, meta, shards)
     }
 
-    fn taking(reserve: bool, meta: MetaClient, shards: Shards) -> ChunkWriter {
+    fn taking(reserve: bool, claim: Option<(Claim, u64)>, meta: MetaClient, shards: Shards) -> ChunkWriter {
         ChunkWriter(Rc::new(Inner {
             reserve,
+            claim,
             farewells: Farewells::new(meta.clone()),
             meta,
             shards,
@@ -363,6 +373,18 @@ impl ChunkWriter {
                 Ok(_) => this.0.meta.grant(line.partition, line.filling, this.0.reserve, avoid).await,
                 Err(error) => Err(error),
             };
+            let granted = match (&this.0.claim, granted) {
+                (Some((claim, _)), Ok(chunks)) => match claim(chunks.iter().map(|entry| entry.chunk).collect()).await {
+                    Ok(()) => Ok(chunks),
+                    Err(error) => {
+                        for entry in chunks {
+                            this.0.farewells.say(entry.chunk, entry.row.session, true);
+                        }
+                        Err(error)
+                    }
+                },
+                (_, granted) => granted,
+            };
             line.grants.set(line.grants.get() + 1);
             match granted {
                 Ok(chunks) => {
@@ -383,7 +405,7 @@ impl ChunkWriter {
             epoch: entry.row.epoch,
             session: entry.row.session,
             cell: entry.row.cell_size.max(1) as usize,
-            capacity: entry.row.capacity,
+            capacity: entry.row.capacity.min(self.0.claim.as_ref().map_or(u64::MAX, |(_, chunk_max)| *chunk_max)),
             slow: slow.to_vec(),
             shards: entry.row.shards,
             granted: self.platform().clock().now(),

@@ -13,6 +13,7 @@ mod references;
 mod trash;
 pub mod txn;
 mod uploads;
+pub(crate) mod volumes;
 
 use bytes::Bytes;
 use platform::planted::PlantedBug;
@@ -170,6 +171,14 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::RestoreBucket(body) => trash::restore(txn, env, body),
         Body::PurgeBucket(body) => trash::purge(txn, env, body),
         Body::PurgePage(body) => trash::purge_page(txn, env, body),
+        Body::CreateVolume(body) => volumes::create(txn, env, body),
+        Body::DeleteVolume(body) => volumes::delete(txn, env, body),
+        Body::PurgeVolume(body) => volumes::purge(txn, env, body),
+        Body::ResizeVolume(body) => volumes::resize(txn, env, body),
+        Body::AttachVolume(body) => volumes::attach(txn, env, body),
+        Body::DetachVolume(body) => volumes::detach(txn, env, body),
+        Body::TakeChunks(body) => volumes::take_chunks(txn, env, body),
+        Body::Checkpoint(body) => volumes::checkpoint(txn, env, body),
     }
 }
 

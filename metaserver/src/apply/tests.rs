@@ -381,3 +381,4 @@ fn one_move_is_pending_at_most_and_its_commit_asks_whether_it_still_is() {
 mod disks;
 mod transcode;
 mod trash;
+mod volumes;

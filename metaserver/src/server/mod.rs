@@ -24,6 +24,7 @@ pub mod scale;
 pub mod seal;
 mod trash;
 mod upkeep;
+mod volumes;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -278,7 +279,7 @@ impl MetaServer {
     }
 
     /// A command that came from a client.
-    async fn propose_for(&self, command: Command) -> Result<Outcome, Trouble> {
+    async fn propose_for(&self, mut command: Command) -> Result<Outcome, Trouble> {
         let free =
             matches!(command.body, Some(Body::RegisterSession(_) | Body::RegisterDisk(_) | Body::InitCluster(_)));
         if command.session == 0 && !free {
@@ -312,11 +313,13 @@ impl MetaServer {
             self.0.repairs.borrow_mut().try_all_again();
             self.0.agenda.borrow_mut().try_all_again();
         }
-        match &command.body {
+        match &mut command.body {
             Some(Body::DrainDisks(body)) => self.can_drain(body)?,
             Some(Body::SetRedundancy(body)) => self.can_have(body)?,
             Some(Body::RaiseLevel(body)) => self.can_raise(body.level).await?,
             Some(Body::TrashBucket(_)) => self.needs_level(level::TRANSCODE)?,
+            Some(Body::CreateVolume(_)) => self.needs_level(level::VOLUMES)?,
+            Some(Body::AttachVolume(body)) => self.judge_owner(body)?,
             _ => {}
         }
         let outcome = self.propose(command).await?;

@@ -164,7 +164,7 @@ impl Pool {
         let is_full = logical >= row.capacity / TRANSCODE_FILL;
         let bytes =
             |policy: Redundancy| policy.shard_len(logical, row.cell_size).saturating_mul(policy.shards() as u64);
-        let wanted = self.policy.filter(|wanted| wanted.parity() != now.parity());
+        let wanted = self.policy.filter(|wanted| !row.of_volume && wanted.parity() != now.parity());
         let then = match (wanted, row.becomes.and_then(|becomes| becomes.policy())) {
             (Some(wanted), _) if is_full => wanted,
             (Some(wanted), _) => wanted.small().policy,
@@ -416,6 +416,8 @@ mod tests {
         let raised = Pool { policy: Some(EC), ..pool(7, &[]) };
         let single = ChunkRow { becomes: None, ..chunk(Redundancy::Copies(1), &[3]) };
         let single = ChunkRow { capacity: 1000, cell_size: 10, live_bytes: 900, released: true, ..single };
+        let of_volume = ChunkRow { of_volume: true, ..single.clone() };
+        assert!(raised.step(9, &of_volume).is_none(), "a volume has a redundancy of its own");
         let step = raised.step(9, &single).expect("a step");
         assert_eq!((step.why, step.becomes, step.targets.len()), (why::TRANSCODE, Some(RedundancyRow::from(EC)), 6));
         let step = raised.step(9, &ChunkRow { capacity: 90_000, ..single }).expect("a step");

@@ -11,6 +11,7 @@ use proto::rows::{
     AccessKeyRow, BlobRef, BlobRow, BodyRow, BucketRow, ChunkRow, ObjectRow, PartRow, UploadRow, chunk_state,
 };
 use proto::service::{class, code};
+use proto::volume::VolumeRow;
 use types::ids::{BlobId, ChunkId, Partition};
 use types::redundancy::Redundancy;
 
@@ -18,6 +19,7 @@ use super::placement::Widths;
 use super::{MetaServer, Trouble, agenda, listing, trash};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
+use crate::apply::volumes;
 
 /// How long a status count may be told again, without counting.
 const STATUS_AGE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -37,6 +39,13 @@ impl MetaServer {
         match query.ask {
             None => return Err(Trouble::new(class::GIVE_UP, code::BAD_REQUEST, "query is unknown to this version")),
             Some(Ask::Bucket(ask)) => view.bucket = txn.get(&keys::bucket(&ask.name))?,
+            Some(Ask::Volume(ask)) => view.volumes = txn.get(&keys::volume(&ask.name))?.into_iter().collect(),
+            Some(Ask::Volumes(_)) => {
+                for (_, value) in txn.scan_prefix(&[keys::table::VOLUME], usize::MAX)? {
+                    view.volumes.push(VolumeRow::from_bytes(&value)?);
+                }
+            }
+            Some(Ask::VolumeChunks(ask)) => view.volume_chunks = volumes::chunks_after(&txn, ask.volume, ask.after)?,
             Some(Ask::Buckets(_)) => {
                 for (_, value) in txn.scan_prefix(&[keys::table::BUCKET], usize::MAX)? {
                     view.buckets.push(BucketRow::from_bytes(&value)?);

@@ -214,7 +214,7 @@ pub(super) fn asked(method: &Method, path: &str, body: &[u8]) -> Result<Option<A
     }))
 }
 
-fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Denied> {
+pub(super) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Denied> {
     serde_json::from_slice(body).map_err(|error| Denied::bad(error.to_string()))
 }
 

@@ -29,8 +29,10 @@ fn level_is_raised_only_when_everybody_knows_it() {
         };
         let beat = Heartbeat { sessions: vec![], disks: vec![report(1), report(2)] };
         assert_eq!(world.server.heartbeat(beat).await.expect("heartbeat").level, level::FIRST);
-        assert_eq!(world.asked(7, raise(level::CURRENT)).await, Ok(0));
+        for (sequence, next) in (7..).zip(level::FIRST + 1..=level::CURRENT) {
+            assert_eq!(world.asked(sequence, raise(next)).await, Ok(0), "one after the other");
+        }
         assert_eq!(world.server.level(), level::CURRENT);
-        assert_eq!(world.asked(8, set()).await, Ok(0));
+        assert_eq!(world.asked(20, set()).await, Ok(0));
     });
 }

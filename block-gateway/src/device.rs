@@ -1,0 +1,134 @@
+//! What a protocol needs of a volume.
+
+use bytes::Bytes;
+use client::volume::{Volume, VolumeError};
+use futures_util::future::LocalBoxFuture;
+
+/// Zeroes or bytes: what a range holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Bytes.
+    pub len: u64,
+    /// Nothing is stored: it reads as zeroes.
+    pub is_hole: bool,
+}
+
+/// What went wrong, in the words that block protocols have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The bytes cannot be read or written.
+    Io,
+    /// The request makes no sense.
+    Invalid,
+    /// Beyond the end, or the pool is full.
+    NoSpace,
+    /// The device is gone for this client.
+    Shutdown,
+}
+
+impl From<&VolumeError> for Fault {
+    fn from(error: &VolumeError) -> Fault {
+        match error {
+            VolumeError::OutOfRange { .. } => Fault::Invalid,
+            VolumeError::NoSpace(_) => Fault::NoSpace,
+            VolumeError::Fenced(_) | VolumeError::NotFound(_) | VolumeError::Busy(_) => Fault::Shutdown,
+            VolumeError::Unavailable(_) | VolumeError::Damaged(_) | VolumeError::Refused(_) => Fault::Io,
+        }
+    }
+}
+
+type Answer<'a, T> = LocalBoxFuture<'a, Result<T, VolumeError>>;
+
+/// A block device. Every change is durable when it is answered, so a flush only says whether the device
+/// still is this process's.
+pub trait Device {
+    /// Bytes.
+    fn size(&self) -> u64;
+    /// Reads a range.
+    fn read(&self, start: u64, len: u64) -> Answer<'_, Bytes>;
+    /// Writes at any byte.
+    fn write(&self, start: u64, data: Bytes) -> Answer<'_, ()>;
+    /// Makes a range read as zeroes and gives its space back.
+    fn clear(&self, start: u64, len: u64) -> Answer<'_, ()>;
+    /// Whether everything that was answered is kept.
+    fn flush(&self) -> Result<(), VolumeError>;
+    /// What a range holds, in order, without gaps.
+    fn status(&self, start: u64, len: u64) -> Answer<'_, Vec<Run>>;
+}
+
+impl Device for Volume {
+    fn size(&self) -> u64 {
+        Volume::size(self)
+    }
+
+    fn read(&self, start: u64, len: u64) -> Answer<'_, Bytes> {
+        Box::pin(Volume::read(self, start, len))
+    }
+
+    fn write(&self, start: u64, data: Bytes) -> Answer<'_, ()> {
+        Box::pin(Volume::write(self, start, data))
+    }
+
+    fn clear(&self, start: u64, len: u64) -> Answer<'_, ()> {
+        Box::pin(Volume::clear(self, start, len))
+    }
+
+    fn flush(&self) -> Result<(), VolumeError> {
+        Volume::flush(self)
+    }
+
+    fn status(&self, start: u64, len: u64) -> Answer<'_, Vec<Run>> {
+        Box::pin(async move {
+            // A block is stored if any byte of it is: look at whole ones.
+            let end = start.saturating_add(len);
+            let (first, last) = (start / BLOCK * BLOCK, end.div_ceil(BLOCK).saturating_mul(BLOCK).min(self.size()));
+            if end > self.size() {
+                return Err(VolumeError::OutOfRange { start, end, size: self.size() });
+            }
+            let pieces = Volume::status(self, first, last - first).await?;
+            let stored =
+                pieces.iter().filter(|piece| piece.at.is_some()).map(|piece| (piece.start, piece.start + piece.len));
+            Ok(runs(start, end, stored))
+        })
+    }
+}
+
+/// What is stored is told in whole blocks of so many bytes.
+const BLOCK: u64 = 4096;
+
+/// Runs of `start..end`, from stored ranges in order, each widened to whole blocks.
+fn runs(start: u64, end: u64, stored: impl Iterator<Item = (u64, u64)>) -> Vec<Run> {
+    let (mut runs, mut at): (Vec<Run>, u64) = (Vec::new(), start);
+    let push = |runs: &mut Vec<Run>, len: u64, is_hole: bool| match runs.last_mut() {
+        Some(last) if last.is_hole == is_hole => last.len += len,
+        _ if len > 0 => runs.push(Run { len, is_hole }),
+        _ => {}
+    };
+    for (from, upto) in stored {
+        let (from, upto) =
+            ((from / BLOCK * BLOCK).clamp(at, end), upto.div_ceil(BLOCK).saturating_mul(BLOCK).clamp(at, end));
+        push(&mut runs, from - at, true);
+        push(&mut runs, upto - from, false);
+        at = upto;
+    }
+    push(&mut runs, end - at, true);
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Run, runs};
+
+    #[test]
+    fn what_is_stored_is_told_in_whole_blocks() {
+        let of = |start, end, stored: &[(u64, u64)]| -> Vec<(u64, bool)> {
+            runs(start, end, stored.iter().copied()).iter().map(|Run { len, is_hole }| (*len, *is_hole)).collect()
+        };
+        assert_eq!(of(0, 20_000, &[]), [(20_000, true)]);
+        assert_eq!(of(0, 16_384, &[(4100, 4101)]), [(4096, true), (4096, false), (8192, true)]);
+        assert_eq!(of(0, 16_384, &[(4100, 4101), (5000, 9000)]), [(4096, true), (8192, false), (4096, true)]);
+        assert_eq!(of(5000, 6000, &[(4100, 4101)]), [(1000, false)]);
+        assert_eq!(of(0, 5000, &[(4999, 5000)]), [(4096, true), (904, false)]);
+        assert_eq!(of(0, 0, &[]), []);
+    }
+}

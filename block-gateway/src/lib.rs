@@ -1,0 +1,9 @@
+//! The block door: volumes for machines.
+//!
+//! [`device`] is what a protocol needs of a volume; [`registry`] attaches a volume when the first client
+//! comes and gives it up when the last has gone; [`nbd`] speaks the Network Block Device protocol.
+//! Protocols translate, and decide nothing.
+
+pub mod device;
+pub mod nbd;
+pub mod registry;

@@ -1,0 +1,263 @@
+//! The handshake: what client and server agree on before the first request.
+//!
+//! Every length is looked at before anything is taken for it; what is not known is refused and the
+//! session lives on.
+
+use std::io;
+use std::rc::Rc;
+
+use client::volume::VolumeError;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::wire::{self, Headers, export_flag, handshake, info, option, rep};
+use crate::device::Device;
+use crate::registry::{Lease, Registry};
+
+/// The name of the one context there is, and its number.
+pub(super) const ALLOCATION: &str = "base:allocation";
+pub(super) const ALLOCATION_ID: u32 = 1;
+/// Longer options are not even skipped.
+const SKIP_MAX: u32 = 32 << 20;
+
+/// What was agreed on.
+pub(super) struct Agreed {
+    pub device: Rc<dyn Device>,
+    pub headers: Headers,
+    /// `base:allocation` was asked for.
+    pub allocation: bool,
+    /// Keeps the volume attached.
+    pub lease: Lease,
+}
+
+struct Session<'a, S> {
+    stream: &'a mut S,
+    registry: &'a Registry,
+    headers: Headers,
+    no_zeroes: bool,
+    /// The export whose contexts were set.
+    contexts_of: Option<String>,
+    allocation: bool,
+}
+
+/// Runs the handshake; `None`: the client has ended the session, or broken the protocol.
+pub(super) async fn run<S>(stream: &mut S, registry: &Registry) -> io::Result<Option<Agreed>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut hello = Vec::new();
+    hello.extend_from_slice(&wire::INIT.to_be_bytes());
+    hello.extend_from_slice(&wire::OPTION.to_be_bytes());
+    hello.extend_from_slice(&(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES).to_be_bytes());
+    stream.write_all(&hello).await?;
+    stream.flush().await?;
+    let flags = stream.read_u32().await?;
+    if flags & !u32::from(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES) != 0 {
+        return Ok(None);
+    }
+    let mut session = Session {
+        stream,
+        registry,
+        headers: Headers::Simple,
+        no_zeroes: flags & u32::from(handshake::NO_ZEROES) != 0,
+        contexts_of: None,
+        allocation: false,
+    };
+    session.options().await
+}
+
+impl<S> Session<'_, S>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    async fn options(&mut self) -> io::Result<Option<Agreed>> {
+        loop {
+            if self.stream.read_u64().await? != wire::OPTION {
+                return Ok(None);
+            }
+            let (option, len) = (self.stream.read_u32().await?, self.stream.read_u32().await?);
+            if len > wire::OPTION_MAX {
+                if len > SKIP_MAX || !self.skip(len).await? || option == option::EXPORT_NAME {
+                    return Ok(None);
+                }
+                self.answer(option, rep::TOO_BIG, b"too much data for an option").await?;
+                continue;
+            }
+            let mut data = vec![0; len as usize];
+            self.stream.read_exact(&mut data).await?;
+            match option {
+                option::EXPORT_NAME => return self.export_name(&data).await,
+                option::ABORT => {
+                    self.answer(option, rep::ACK, &[]).await?;
+                    return Ok(None);
+                }
+                option::GO => {
+                    if let Some(agreed) = self.info(option, &data).await? {
+                        return Ok(Some(agreed));
+                    }
+                }
+                option::INFO => _ = self.info(option, &data).await?,
+                option::LIST => self.list(&data).await?,
+                option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => self.headers(option, &data).await?,
+                option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.contexts(option, &data).await?,
+                option::STARTTLS => self.answer(option, rep::POLICY, b"this server has no TLS").await?,
+                _ => self.answer(option, rep::UNSUP, b"unknown option").await?,
+            }
+        }
+    }
+
+    async fn answer(&mut self, option: u32, kind: u32, data: &[u8]) -> io::Result<()> {
+        self.stream.write_all(&wire::option_reply(option, kind, data)).await?;
+        self.stream.flush().await
+    }
+
+    async fn skip(&mut self, len: u32) -> io::Result<bool> {
+        let mut rest = (&mut *self.stream).take(len.into());
+        Ok(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await? == u64::from(len))
+    }
+
+    async fn list(&mut self, data: &[u8]) -> io::Result<()> {
+        if !data.is_empty() {
+            return self.answer(option::LIST, rep::INVALID, b"a list has no data").await;
+        }
+        let names = match self.registry.names().await {
+            Ok(names) => names,
+            Err(error) => return self.answer(option::LIST, rep::SHUTDOWN, error.to_string().as_bytes()).await,
+        };
+        for name in names {
+            let entry = [&(name.len() as u32).to_be_bytes()[..], name.as_bytes()].concat();
+            self.answer(option::LIST, rep::SERVER, &entry).await?;
+        }
+        self.answer(option::LIST, rep::ACK, &[]).await
+    }
+
+    async fn headers(&mut self, option: u32, data: &[u8]) -> io::Result<()> {
+        if !data.is_empty() {
+            return self.answer(option, rep::INVALID, b"the option has no data").await;
+        }
+        match (option, self.headers) {
+            (option::STRUCTURED_REPLY, Headers::Extended) => {
+                self.answer(option, rep::EXT_HEADER_REQD, b"extended headers are agreed on").await
+            }
+            (option::STRUCTURED_REPLY, Headers::Structured) | (option::EXTENDED_HEADERS, Headers::Extended) => {
+                self.answer(option, rep::INVALID, b"agreed on already").await
+            }
+            (option::STRUCTURED_REPLY, _) => {
+                self.headers = Headers::Structured;
+                self.answer(option, rep::ACK, &[]).await
+            }
+            _ => {
+                self.headers = Headers::Extended;
+                self.answer(option, rep::ACK, &[]).await
+            }
+        }
+    }
+
+    async fn contexts(&mut self, option: u32, data: &[u8]) -> io::Result<()> {
+        if option == option::SET_META_CONTEXT {
+            (self.contexts_of, self.allocation) = (None, false);
+        }
+        if self.headers == Headers::Simple {
+            return self.answer(option, rep::INVALID, b"structured replies come first").await;
+        }
+        let Some((name, queries)) = wire::parse_contexts(data) else {
+            return self.answer(option, rep::INVALID, b"lengths disagree").await;
+        };
+        if name.len() > wire::NAME_MAX {
+            return self.answer(option, rep::TOO_BIG, b"name too long").await;
+        }
+        if let Err(error) = self.registry.size_of(&name).await {
+            return self.answer(option, refusal(&error), error.to_string().as_bytes()).await;
+        }
+        let is_listing = option == option::LIST_META_CONTEXT;
+        let wants = |query: &String| query == ALLOCATION || is_listing && query == "base:";
+        if queries.iter().any(wants) || is_listing && queries.is_empty() {
+            let id = if is_listing { 0 } else { ALLOCATION_ID };
+            let entry = [&id.to_be_bytes()[..], ALLOCATION.as_bytes()].concat();
+            self.answer(option, rep::META_CONTEXT, &entry).await?;
+            self.allocation |= !is_listing;
+        }
+        if !is_listing {
+            self.contexts_of = Some(name);
+        }
+        self.answer(option, rep::ACK, &[]).await
+    }
+
+    fn flags(&self) -> u16 {
+        use export_flag::*;
+        let mut flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES | SEND_FAST_ZERO | SEND_CACHE;
+        flags |= CAN_MULTI_CONN;
+        if self.headers >= Headers::Structured {
+            flags |= SEND_DF;
+        }
+        if self.headers == Headers::Extended {
+            flags |= BLOCK_STATUS_PAYLOAD;
+        }
+        flags
+    }
+
+    fn agreed(&mut self, name: &str, lease: Lease) -> Agreed {
+        let allocation = self.allocation && self.contexts_of.as_deref() == Some(name);
+        Agreed { device: lease.device(), headers: self.headers, allocation, lease }
+    }
+
+    /// INFO, and GO, which ends the handshake if the export can be had.
+    async fn info(&mut self, option: u32, data: &[u8]) -> io::Result<Option<Agreed>> {
+        let Some((name, kinds)) = wire::parse_info(data) else {
+            self.answer(option, rep::INVALID, b"lengths disagree").await?;
+            return Ok(None);
+        };
+        if name.len() > wire::NAME_MAX {
+            self.answer(option, rep::TOO_BIG, b"name too long").await?;
+            return Ok(None);
+        }
+        let had = match option {
+            option::GO => self.registry.open(&name).await.map(|lease| (lease.device().size(), Some(lease))),
+            _ => self.registry.size_of(&name).await.map(|size| (size, None)),
+        };
+        let (size, lease) = match had {
+            Ok(had) => had,
+            Err(error) => {
+                self.answer(option, refusal(&error), error.to_string().as_bytes()).await?;
+                return Ok(None);
+            }
+        };
+        if kinds.contains(&info::NAME) {
+            let entry = [&info::NAME.to_be_bytes()[..], name.as_bytes()].concat();
+            self.answer(option, rep::INFO, &entry).await?;
+        }
+        let sizes = [wire::BLOCK_MIN, wire::BLOCK_BEST, wire::PAYLOAD_MAX as u32].map(u32::to_be_bytes).concat();
+        self.answer(option, rep::INFO, &[&info::BLOCK_SIZE.to_be_bytes()[..], &sizes].concat()).await?;
+        let export = [&info::EXPORT.to_be_bytes()[..], &size.to_be_bytes(), &self.flags().to_be_bytes()].concat();
+        self.answer(option, rep::INFO, &export).await?;
+        self.answer(option, rep::ACK, &[]).await?;
+        Ok(lease.map(|lease| self.agreed(&name, lease)))
+    }
+
+    /// The oldest way in: it cannot be refused but by hanging up.
+    async fn export_name(&mut self, data: &[u8]) -> io::Result<Option<Agreed>> {
+        let Ok(name) = std::str::from_utf8(data) else { return Ok(None) };
+        let lease = match self.registry.open(name).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                tracing::info!(export = name, %error, "a client was turned away");
+                return Ok(None);
+            }
+        };
+        let mut reply = lease.device().size().to_be_bytes().to_vec();
+        reply.extend_from_slice(&self.flags().to_be_bytes());
+        if !self.no_zeroes {
+            reply.extend_from_slice(&[0; 124]);
+        }
+        self.stream.write_all(&reply).await?;
+        self.stream.flush().await?;
+        Ok(Some(self.agreed(name, lease)))
+    }
+}
+
+fn refusal(error: &VolumeError) -> u32 {
+    match error {
+        VolumeError::NotFound(_) => rep::UNKNOWN,
+        VolumeError::Busy(_) => rep::POLICY,
+        _ => rep::SHUTDOWN,
+    }
+}

@@ -1,0 +1,492 @@
+//! The device: what clients ask, in the order in which the journal has it.
+//!
+//! A change is acknowledged when its record is durable on all shards, and then in the order of records:
+//! whoever sees an acknowledgement sees all before it in the index, and the index is what a replay of
+//! the journal up to there gives.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use platform::Platform;
+use platform::buffer::Buffer;
+use platform::clock::Instant;
+use proto::journal::{ENTRIES_MAX, Entry, EntryKind, record_kind};
+use proto::volume::{IndexPage, PageRow};
+use thiserror::Error;
+use tokio::sync::oneshot;
+use types::ids::ChunkId;
+
+use super::index::{Index, Piece};
+use super::journal::{Ended, Journal, Orders, RECORD_MAX, Record};
+use crate::chunk::reader::{ChunkReader, READ_MAX, ReadError};
+use crate::chunk::writer::WriteError;
+use crate::meta::MetaClient;
+
+/// Records under way at once.
+const DEPTH: usize = 4;
+/// With so many bytes waiting, the next record begins although others are under way.
+const MERGE: usize = 128 << 10;
+/// Bytes that may wait for their record; more are not taken before some are through.
+const WAITING_MAX: usize = 16 << 20;
+/// An owner that has not heard from its shards for so long asks them before it answers a read.
+pub(super) const LEASE_HALF: Duration = Duration::from_secs(2);
+/// Bytes that one entry clears at most.
+const CLEAR_MAX: u64 = 1 << 30;
+/// Pages fetched at once.
+const FETCHES: usize = 32;
+/// How often a read looks again where bytes lie that were moved away meanwhile.
+const LOOKS: usize = 8;
+
+/// Why a volume did not do what it was asked.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum VolumeError {
+    /// No such volume.
+    #[error("there is no volume {0}")]
+    NotFound(String),
+    /// Somebody else has it attached.
+    #[error("{0}")]
+    Busy(String),
+    /// This process is the owner no more.
+    #[error("the volume has another owner: {0}")]
+    Fenced(String),
+    /// The range lies beyond the end.
+    #[error("bytes {start} to {end} of a volume of {size}")]
+    OutOfRange {
+        /// First byte.
+        start: u64,
+        /// Behind the last byte.
+        end: u64,
+        /// Size of the volume.
+        size: u64,
+    },
+    /// The pool is full.
+    #[error("no space: {0}")]
+    NoSpace(String),
+    /// Not now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something that is stored is not what it should be.
+    #[error("{0}")]
+    Damaged(String),
+    /// Not to be done.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<WriteError> for VolumeError {
+    fn from(error: WriteError) -> VolumeError {
+        match error {
+            WriteError::NoSpace(text) => VolumeError::NoSpace(text),
+            WriteError::SessionEnded => VolumeError::Fenced("the session has ended".into()),
+            WriteError::Unavailable(text) => VolumeError::Unavailable(text),
+        }
+    }
+}
+
+/// A change that waits for its record.
+struct Change {
+    entry: Entry,
+    data: Bytes,
+    done: oneshot::Sender<Result<(), VolumeError>>,
+}
+
+/// A record whose fate is known.
+struct Through {
+    changes: Vec<Change>,
+    moved_from: u64,
+    fate: Result<(u64, u64), VolumeError>,
+}
+
+pub(super) struct Inner {
+    pub platform: Platform,
+    pub meta: MetaClient,
+    pub reader: ChunkReader,
+    pub journal: Journal,
+    pub name: String,
+    pub id: u64,
+    pub epoch: u64,
+    pub size: Cell<u64>,
+    pub index: RefCell<Index>,
+    pub orders: Orders,
+    pub ended: Ended,
+    queue: RefCell<VecDeque<Change>>,
+    waiting: Cell<usize>,
+    room: tokio::sync::Notify,
+    running: Cell<usize>,
+    /// The sequence number given out last, and the last one whose record is in the index.
+    sequence: Cell<u64>,
+    pub applied: Cell<u64>,
+    /// The place in the journal of the chunk that holds the last record in the index.
+    pub applied_order: Cell<u64>,
+    through: RefCell<BTreeMap<u64, Through>>,
+    /// When all shards were last heard to obey this owner.
+    confirmed: Cell<Instant>,
+    pub changed: Cell<Instant>,
+    pub saving: tokio::sync::Mutex<()>,
+}
+
+/// What recovery found.
+pub(super) struct Found {
+    pub index: Index,
+    pub sequence: u64,
+    pub order: u64,
+}
+
+/// A volume that this process owns. Cheap to clone.
+#[derive(Clone)]
+pub struct Volume(pub(super) Rc<Inner>);
+
+impl Volume {
+    pub(super) fn new(
+        meta: MetaClient,
+        reader: ChunkReader,
+        journal: Journal,
+        row: &proto::volume::VolumeRow,
+        orders: Orders,
+        ended: Ended,
+        found: Found,
+    ) -> Volume {
+        let platform = meta.platform().clone();
+        let now = platform.clock().now();
+        Volume(Rc::new(Inner {
+            platform,
+            meta,
+            reader,
+            journal,
+            name: row.name.clone(),
+            id: row.id,
+            epoch: row.epoch,
+            size: Cell::new(row.size),
+            index: RefCell::new(found.index),
+            orders,
+            ended,
+            queue: RefCell::default(),
+            waiting: Cell::new(0),
+            room: tokio::sync::Notify::new(),
+            running: Cell::new(0),
+            sequence: Cell::new(found.sequence),
+            applied: Cell::new(found.sequence),
+            applied_order: Cell::new(found.order),
+            through: RefCell::default(),
+            confirmed: Cell::new(now),
+            changed: Cell::new(now),
+            saving: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.0.size.get()
+    }
+
+    /// Why this process is the owner no more, if so.
+    pub fn ended(&self) -> Option<VolumeError> {
+        self.0.ended.borrow().clone()
+    }
+
+    /// Writes; durable when this returns, wherever the bytes begin and end.
+    ///
+    /// # Errors
+    /// See [`VolumeError`]. The bytes may or may not be there, each block for itself.
+    pub async fn write(&self, start: u64, data: Bytes) -> Result<(), VolumeError> {
+        self.check(start, data.len() as u64)?;
+        self.fetch(start, data.len() as u64).await?;
+        let mut waits = Vec::new();
+        let mut at = 0;
+        while at < data.len() {
+            let len = (data.len() - at).min(RECORD_MAX);
+            let entry = Entry { kind: EntryKind::Write, start: start + at as u64, len: len as u32 };
+            waits.push(self.enter(entry, data.slice(at..at + len)).await);
+            at += len;
+        }
+        all(waits).await
+    }
+
+    /// Makes a range read as zeroes and gives its space back; durable when this returns.
+    ///
+    /// # Errors
+    /// See [`VolumeError`].
+    pub async fn clear(&self, start: u64, len: u64) -> Result<(), VolumeError> {
+        self.check(start, len)?;
+        self.fetch(start, len).await?;
+        let (mut waits, mut at, end) = (Vec::new(), start, start + len);
+        while at < end {
+            let part = (end - at).min(CLEAR_MAX);
+            let entry = Entry { kind: EntryKind::Clear, start: at, len: part as u32 };
+            waits.push(self.enter(entry, Bytes::new()).await);
+            at += part;
+        }
+        all(waits).await
+    }
+
+    /// Everything acknowledged is durable: says whether this process is still the owner.
+    ///
+    /// # Errors
+    /// `Fenced`.
+    pub fn flush(&self) -> Result<(), VolumeError> {
+        self.ended().map_or(Ok(()), Err)
+    }
+
+    /// Reads.
+    ///
+    /// # Errors
+    /// See [`VolumeError`].
+    pub async fn read(&self, start: u64, len: u64) -> Result<Bytes, VolumeError> {
+        self.check(start, len)?;
+        self.confirm().await?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        for _ in 0..LOOKS {
+            match self.read_now(start, len).await {
+                Ok(bytes) => return Ok(bytes),
+                // Compacted away between the look and the read.
+                Err(ReadError::Gone(_)) => {}
+                Err(error) => return Err(VolumeError::Unavailable(error.to_string())),
+            }
+        }
+        Err(VolumeError::Unavailable("the bytes are moved faster than they can be read".into()))
+    }
+
+    async fn read_now(&self, start: u64, len: u64) -> Result<Bytes, ReadError> {
+        self.fetch(start, len).await.map_err(|error| ReadError::TooFewShards(error.to_string()))?;
+        let pieces = self.0.index.borrow().lookup(start, len);
+        if let [Piece { at: Some((chunk, offset)), len, .. }] = pieces[..]
+            && len <= READ_MAX
+        {
+            return self.0.reader.read_once(ChunkId(chunk), offset, len).await;
+        }
+        let mut reads = Vec::new();
+        for piece in &pieces {
+            let Some((chunk, offset)) = piece.at else { continue };
+            let mut at = 0;
+            while at < piece.len {
+                let part = (piece.len - at).min(READ_MAX);
+                let place = (piece.start - start + at) as usize;
+                reads.push(async move {
+                    self.0.reader.read_once(ChunkId(chunk), offset + at, part).await.map(|bytes| (place, bytes))
+                });
+                at += part;
+            }
+        }
+        if reads.is_empty() {
+            return Ok(Buffer::zeros(len as usize));
+        }
+        let mut out = Buffer::zeroed(len as usize);
+        for (place, bytes) in try_join_all(reads).await? {
+            out[place..place + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(out.freeze())
+    }
+
+    /// Which bytes of the range are stored and which read as zeroes.
+    ///
+    /// # Errors
+    /// See [`VolumeError`].
+    pub async fn status(&self, start: u64, len: u64) -> Result<Vec<Piece>, VolumeError> {
+        self.check(start, len)?;
+        self.fetch(start, len).await?;
+        Ok(self.0.index.borrow().lookup(start, len))
+    }
+
+    fn check(&self, start: u64, len: u64) -> Result<(), VolumeError> {
+        if let Some(ended) = self.ended() {
+            return Err(ended);
+        }
+        let (end, size) = (start.saturating_add(len), self.size());
+        if end > size { Err(VolumeError::OutOfRange { start, end, size }) } else { Ok(()) }
+    }
+
+    /// Has the pages of a range here.
+    pub(super) async fn fetch(&self, start: u64, len: u64) -> Result<(), VolumeError> {
+        let absent = self.0.index.borrow().absent(start, len);
+        self.fetch_pages(&absent).await
+    }
+
+    pub(super) async fn fetch_pages(&self, rows: &[PageRow]) -> Result<(), VolumeError> {
+        for some in rows.chunks(FETCHES) {
+            try_join_all(some.iter().map(|row| self.fetch_page(row))).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch_page(&self, row: &PageRow) -> Result<(), VolumeError> {
+        let bytes = self.0.reader.read_once(ChunkId(row.chunk), row.offset.into(), row.len.max(1).into()).await;
+        let bytes = bytes.map_err(|error| VolumeError::Unavailable(error.to_string()))?;
+        let page: IndexPage = proto::decode(&bytes).map_err(|error| VolumeError::Damaged(error.to_string()))?;
+        let installed = self.0.index.borrow_mut().install(row, &page);
+        installed.map_err(|error| VolumeError::Damaged(error.to_string()))
+    }
+
+    /// Queues a change; what is answered comes when its record is through.
+    async fn enter(&self, entry: Entry, data: Bytes) -> oneshot::Receiver<Result<(), VolumeError>> {
+        while self.0.waiting.get() > WAITING_MAX {
+            self.0.room.notified().await;
+        }
+        let (done, wait) = oneshot::channel();
+        self.0.waiting.set(self.0.waiting.get() + data.len());
+        self.0.queue.borrow_mut().push_back(Change { entry, data, done });
+        self.pump();
+        wait
+    }
+
+    /// Begins records: at once if none is under way, else when enough waits.
+    fn pump(&self) {
+        loop {
+            let running = self.0.running.get();
+            let begins = running == 0 || running < DEPTH && self.0.waiting.get() >= MERGE;
+            if !begins || self.0.queue.borrow().is_empty() {
+                return;
+            }
+            let changes = self.next_changes();
+            self.begin(changes, record_kind::CHANGES, 0);
+        }
+    }
+
+    fn next_changes(&self) -> Vec<Change> {
+        let mut queue = self.0.queue.borrow_mut();
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = queue.front() {
+            if !changes.is_empty() && bytes + next.data.len() > RECORD_MAX || changes.len() == ENTRIES_MAX {
+                break;
+            }
+            bytes += next.data.len();
+            changes.extend(queue.pop_front());
+        }
+        self.0.waiting.set(self.0.waiting.get() - bytes);
+        self.0.room.notify_waiters();
+        changes
+    }
+
+    /// Appends a record as a task of its own: it is carried out however its clients end.
+    fn begin(&self, changes: Vec<Change>, kind: u8, moved_from: u64) {
+        let sequence = self.0.sequence.get() + 1;
+        self.0.sequence.set(sequence);
+        self.0.running.set(self.0.running.get() + 1);
+        let this = self.clone();
+        self.0.platform.tasks().spawn(async move {
+            let record = Record {
+                kind,
+                sequence,
+                moved_from,
+                entries: changes.iter().map(|change| change.entry).collect(),
+                data: changes.iter().map(|change| change.data.clone()).collect(),
+            };
+            let fate = this.0.journal.append(record).await.map_err(|error| {
+                let ended = this.ended();
+                let error = ended.unwrap_or_else(|| VolumeError::from(error));
+                if matches!(error, VolumeError::Fenced(_)) {
+                    this.0.ended.borrow_mut().get_or_insert(error.clone());
+                }
+                error
+            });
+            this.0.running.set(this.0.running.get() - 1);
+            this.0.through.borrow_mut().insert(sequence, Through { changes, moved_from, fate });
+            this.settle();
+            this.pump();
+        });
+    }
+
+    /// Takes records that are through into the index, in order, and answers their clients.
+    fn settle(&self) {
+        loop {
+            let next = self.0.applied.get() + 1;
+            let Some(through) = self.0.through.borrow_mut().remove(&next) else { return };
+            self.0.applied.set(next);
+            match through.fate {
+                Ok((chunk, offset)) => {
+                    let now = self.0.platform.clock().now();
+                    self.0.confirmed.set(now);
+                    if let Some(order) = self.0.orders.borrow().get(&chunk) {
+                        self.0.applied_order.set(*order);
+                    }
+                    let entries: Vec<Entry> = through.changes.iter().map(|change| change.entry).collect();
+                    if entries.iter().any(|entry| entry.len > 0) {
+                        self.0.changed.set(now);
+                    }
+                    carry_out(&mut self.0.index.borrow_mut(), &entries, through.moved_from, chunk, offset);
+                    for change in through.changes {
+                        // Who has gone away does not need to know.
+                        let _ = change.done.send(Ok(()));
+                    }
+                }
+                Err(error) => {
+                    for change in through.changes {
+                        let _ = change.done.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Chunks of a lower order hold no record that is not in the index yet.
+    pub(super) fn replay_order(&self) -> u64 {
+        // One that was begun later can be through in an earlier chunk, when that chunk failed meanwhile.
+        let (through, orders) = (self.0.through.borrow(), self.0.orders.borrow());
+        let waiting = through.values().filter_map(|through| through.fate.as_ref().ok());
+        let waiting = waiting.filter_map(|(chunk, _)| orders.get(chunk).copied());
+        waiting.chain([self.0.applied_order.get()]).min().unwrap_or(0)
+    }
+
+    /// Makes sure that no other owner has come, unless that is known: a record that nobody reads, on all
+    /// shards of a chunk that another owner would have sealed.
+    async fn confirm(&self) -> Result<(), VolumeError> {
+        let is_fresh = || self.0.platform.clock().now().saturating_since(self.0.confirmed.get()) < LEASE_HALF;
+        if is_fresh() {
+            return Ok(());
+        }
+        let entry = Entry { kind: EntryKind::Clear, start: 0, len: 0 };
+        let wait = self.enter(entry, Bytes::new()).await;
+        all(vec![wait]).await
+    }
+
+    /// Copies what is alive of these ranges out of a chunk; answers when the index has them.
+    pub(super) async fn copy_out(&self, from: u64, pieces: Vec<(Entry, Bytes)>) -> Result<(), VolumeError> {
+        let mut waits = Vec::new();
+        let changes = pieces.into_iter().map(|(entry, data)| {
+            let (done, wait) = oneshot::channel();
+            waits.push(wait);
+            Change { entry, data, done }
+        });
+        let changes: Vec<Change> = changes.collect();
+        self.begin(changes, record_kind::MOVED, from);
+        all(waits).await
+    }
+}
+
+async fn all(waits: Vec<oneshot::Receiver<Result<(), VolumeError>>>) -> Result<(), VolumeError> {
+    let mut outcome = Ok(());
+    for wait in waits {
+        let one = wait.await.unwrap_or_else(|_| Err(VolumeError::Unavailable("the process is stopping".into())));
+        outcome = outcome.and(one);
+    }
+    outcome
+}
+
+/// What a record does to the index. Its data begins at `offset` of `chunk`.
+pub(super) fn carry_out(index: &mut Index, entries: &[Entry], moved_from: u64, chunk: u64, offset: u64) {
+    let mut at = offset;
+    for entry in entries {
+        let (start, len) = (entry.start, u64::from(entry.len));
+        match entry.kind {
+            EntryKind::Clear => index.clear(start, len),
+            EntryKind::Write => {
+                if moved_from == 0 {
+                    index.set(start, len, chunk, at);
+                } else {
+                    index.set_moved(moved_from, start, len, chunk, at);
+                }
+                at += len;
+            }
+        }
+    }
+}

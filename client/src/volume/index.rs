@@ -1,0 +1,537 @@
+//! The index of a volume: which of its bytes lie where. No IO, no clock.
+//!
+//! Bytes are mapped by extents of any length, so a write that is not aligned needs nothing read. What
+//! nothing maps reads as zeroes. Extents are kept in pages of 4 MiB of the volume; a page is here, or its
+//! place in the journal is known and it is fetched before it is asked ([`Index::absent`]).
+//!
+//! Invariants: extents of a page are in order and do not overlap; the live bytes of each chunk are the
+//! sum of the extents that name it, in pages that are here or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::volume::{IndexPage, IndexRoot, LiveRow, PageRow};
+use thiserror::Error;
+
+/// Bytes of the volume that a page maps.
+pub const PAGE_SPAN: u64 = 4 << 20;
+
+/// Bytes of a volume and where they lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// First byte of the volume.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Chunk and logical offset there; none: zeroes.
+    pub at: Option<(u64, u64)>,
+}
+
+/// A page or a root that cannot be: nothing of it is taken over.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[error("index page {page}: {why}")]
+pub struct BadPage {
+    page: u64,
+    why: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Extent {
+    /// Counted from the page's first byte.
+    start: u32,
+    len: u32,
+    chunk: u64,
+    offset: u32,
+}
+
+impl Extent {
+    fn end(&self) -> u32 {
+        self.start + self.len
+    }
+
+    /// What of it lies in `from..upto`.
+    fn cut(&self, from: u32, upto: u32) -> Option<Extent> {
+        let (start, end) = (self.start.max(from), self.end().min(upto));
+        (start < end).then(|| Extent { start, len: end - start, offset: self.offset + (start - self.start), ..*self })
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    /// None: it is only in the journal.
+    extents: Option<Vec<Extent>>,
+    stored: Option<PageRow>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Index {
+    pages: BTreeMap<u64, Page>,
+    dirty: BTreeSet<u64>,
+    live: BTreeMap<u64, u64>,
+    /// Bytes of encoded pages, by the chunk they lie in.
+    page_bytes: BTreeMap<u64, u64>,
+    /// A checkpoint under way.
+    saving: Option<Saving>,
+}
+
+/// What is stored is the index as it was when the checkpoint began, whatever changes meanwhile.
+#[derive(Default)]
+struct Saving {
+    /// Pages to store that have not changed since.
+    left: BTreeSet<u64>,
+    /// Those that have, as they were.
+    early: BTreeMap<u64, Option<IndexPage>>,
+    live: BTreeMap<u64, u64>,
+}
+
+impl Page {
+    fn encoded(&self) -> Option<IndexPage> {
+        encoded(self.extents.as_ref().expect("a page that was changed is here"))
+    }
+}
+
+fn encoded(extents: &[Extent]) -> Option<IndexPage> {
+    let page = IndexPage {
+        starts: extents.iter().map(|extent| extent.start).collect(),
+        lens: extents.iter().map(|extent| extent.len).collect(),
+        chunks: extents.iter().map(|extent| extent.chunk).collect(),
+        offsets: extents.iter().map(|extent| extent.offset).collect(),
+    };
+    (!extents.is_empty()).then_some(page)
+}
+
+fn add(sums: &mut BTreeMap<u64, u64>, chunk: u64, bytes: u64) {
+    *sums.entry(chunk).or_insert(0) += bytes;
+}
+
+fn take(sums: &mut BTreeMap<u64, u64>, chunk: u64, bytes: u64) {
+    if let Some(sum) = sums.get_mut(&chunk) {
+        assert!(*sum >= bytes, "more is taken from a chunk than was alive there");
+        *sum -= bytes;
+        if *sum == 0 {
+            sums.remove(&chunk);
+        }
+    }
+}
+
+/// The pages that a range touches, with the part in each.
+fn parts(start: u64, len: u64) -> impl Iterator<Item = (u64, u32, u32)> {
+    let end = start + len;
+    let pages = if len == 0 { 0..0 } else { start / PAGE_SPAN..(end - 1) / PAGE_SPAN + 1 };
+    pages.map(move |page| {
+        let base = page * PAGE_SPAN;
+        (page, (start.max(base) - base) as u32, (end.min(base + PAGE_SPAN) - base) as u32)
+    })
+}
+
+impl Index {
+    /// The index of a root that was read back. Its pages are not here yet.
+    ///
+    /// # Errors
+    /// A root that no index could have written.
+    pub fn from_root(root: &IndexRoot) -> Result<Index, BadPage> {
+        let mut index = Index::default();
+        for row in &root.pages {
+            add(&mut index.page_bytes, row.chunk, row.len.into());
+            let page = Page { extents: None, stored: Some(*row) };
+            if index.pages.insert(row.page, page).is_some() {
+                return Err(BadPage { page: row.page, why: "named twice" });
+            }
+        }
+        index.live = root.live.iter().map(|row| (row.chunk, row.bytes)).collect();
+        Ok(index)
+    }
+
+    /// Begins a checkpoint: pages to store follow by [`Index::next_page`], then comes [`Index::root`].
+    pub fn begin_saving(&mut self) {
+        let left = std::mem::take(&mut self.dirty);
+        self.saving = Some(Saving { left, early: BTreeMap::new(), live: self.live.clone() });
+    }
+
+    /// The next page to store; [`Index::stored`] follows when it is. An empty page has no bytes to store.
+    pub fn next_page(&mut self) -> Option<(u64, Option<IndexPage>)> {
+        let saving = self.saving.as_mut()?;
+        if let Some(early) = saving.early.pop_first() {
+            return Some(early);
+        }
+        let number = saving.left.pop_first()?;
+        Some((number, self.pages.get(&number).and_then(Page::encoded)))
+    }
+
+    /// Ends the checkpoint: the root of the index as it was when it began, and how many bytes it mapped.
+    pub fn root(&mut self) -> (IndexRoot, u64) {
+        let saving = self.saving.take().unwrap_or_default();
+        let root = IndexRoot {
+            pages: self.pages.values().filter_map(|page| page.stored).collect(),
+            live: saving.live.iter().map(|(chunk, bytes)| LiveRow { chunk: *chunk, bytes: *bytes }).collect(),
+        };
+        (root, saving.live.values().sum())
+    }
+
+    /// The checkpoint failed; `number` is the page that could not be stored, if it was that.
+    pub fn give_up_saving(&mut self, number: Option<u64>) {
+        let saving = self.saving.take().unwrap_or_default();
+        self.dirty.extend(saving.left.into_iter().chain(saving.early.into_keys()).chain(number));
+    }
+
+    /// Pages of the range that must be fetched and [`Index::install`]ed before the range is asked or changed.
+    pub fn absent(&self, start: u64, len: u64) -> Vec<PageRow> {
+        let Some((first, ..)) = parts(start, len).next() else { return Vec::new() };
+        let last = (start + len - 1) / PAGE_SPAN;
+        let pages = self.pages.range(first..=last);
+        pages.filter(|(_, page)| page.extents.is_none()).filter_map(|(_, page)| page.stored).collect()
+    }
+
+    /// Takes in a page that was fetched from `from`. One that has come meanwhile, or lies elsewhere by now,
+    /// is left as it is.
+    ///
+    /// # Errors
+    /// It is not a page.
+    pub fn install(&mut self, from: &PageRow, bytes: &IndexPage) -> Result<(), BadPage> {
+        let bad = |why| BadPage { page: from.page, why };
+        let count = bytes.starts.len();
+        if bytes.lens.len() != count || bytes.chunks.len() != count || bytes.offsets.len() != count {
+            return Err(bad("its lists are not equally long"));
+        }
+        let mut extents = Vec::with_capacity(count);
+        let mut upto = 0u64;
+        for at in 0..count {
+            let (start, len, offset) = (bytes.starts[at], bytes.lens[at], bytes.offsets[at]);
+            if u64::from(start) < upto || len == 0 || u64::from(start) + u64::from(len) > PAGE_SPAN {
+                return Err(bad("its extents overlap or lie outside"));
+            }
+            if offset.checked_add(len).is_none() {
+                return Err(bad("an extent lies beyond any chunk"));
+            }
+            upto = u64::from(start) + u64::from(len);
+            extents.push(Extent { start, len, chunk: bytes.chunks[at], offset });
+        }
+        if let Some(page) = self.pages.get_mut(&from.page)
+            && page.extents.is_none()
+            && page.stored.as_ref() == Some(from)
+        {
+            page.extents = Some(extents);
+        }
+        Ok(())
+    }
+
+    /// The range lies there now.
+    pub fn set(&mut self, start: u64, len: u64, chunk: u64, offset: u64) {
+        let mut offset = u32::try_from(offset).expect("a chunk has less than 4 GiB");
+        for (number, from, upto) in parts(start, len) {
+            let new = Extent { start: from, len: upto - from, chunk, offset };
+            self.exchange(number, from, upto, &[new]);
+            offset += upto - from;
+        }
+    }
+
+    /// The range reads as zeroes now.
+    pub fn clear(&mut self, start: u64, len: u64) {
+        let Some((first, ..)) = parts(start, len).next() else { return };
+        let last = (start + len - 1) / PAGE_SPAN;
+        let there: Vec<u64> = self.pages.range(first..=last).map(|(number, _)| *number).collect();
+        for number in there {
+            let base = number * PAGE_SPAN;
+            let (from, upto) = (start.max(base) - base, (start + len).min(base + PAGE_SPAN) - base);
+            self.exchange(number, from as u32, upto as u32, &[]);
+        }
+    }
+
+    /// What of the range still lies in chunk `from` lies at its copy now, which begins at `offset` of
+    /// `chunk`. Answers how many bytes that were.
+    pub fn set_moved(&mut self, from: u64, start: u64, len: u64, chunk: u64, offset: u64) -> u64 {
+        let still: Vec<Piece> =
+            self.lookup(start, len).into_iter().filter(|piece| piece.at.is_some_and(|(at, _)| at == from)).collect();
+        for piece in &still {
+            self.set(piece.start, piece.len, chunk, offset + (piece.start - start));
+        }
+        still.iter().map(|piece| piece.len).sum()
+    }
+
+    /// Where the bytes of the range lie: pieces in order, without gaps. Neighbours that lie side by side in
+    /// a chunk are one.
+    pub fn lookup(&self, start: u64, len: u64) -> Vec<Piece> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut push = |piece: Piece| {
+            if let Some(last) = pieces.last_mut() {
+                let goes_on = match (last.at, piece.at) {
+                    (None, None) => true,
+                    (Some((chunk, offset)), Some(next)) => (chunk, offset + last.len) == next,
+                    _ => false,
+                };
+                if goes_on {
+                    last.len += piece.len;
+                    return;
+                }
+            }
+            pieces.push(piece);
+        };
+        for (number, from, upto) in parts(start, len) {
+            let base = number * PAGE_SPAN;
+            let mut at = from;
+            if let Some(page) = self.pages.get(&number) {
+                let extents = page.extents.as_ref().expect("a page is fetched before it is asked");
+                let first = extents.partition_point(|extent| extent.end() <= from);
+                for extent in extents[first..].iter().map_while(|extent| extent.cut(from, upto)) {
+                    if extent.start > at {
+                        push(Piece { start: base + u64::from(at), len: u64::from(extent.start - at), at: None });
+                    }
+                    push(Piece {
+                        start: base + u64::from(extent.start),
+                        len: extent.len.into(),
+                        at: Some((extent.chunk, extent.offset.into())),
+                    });
+                    at = extent.end();
+                }
+            }
+            if at < upto {
+                push(Piece { start: base + u64::from(at), len: u64::from(upto - at), at: None });
+            }
+        }
+        pieces
+    }
+
+    /// Puts `new` (at most one extent, filling the range) in the place of what a page maps there.
+    fn exchange(&mut self, number: u64, from: u32, upto: u32, new: &[Extent]) {
+        let page = self.pages.entry(number).or_insert_with(|| Page { extents: Some(Vec::new()), stored: None });
+        let extents = page.extents.as_mut().expect("a page is fetched before it is changed");
+        let first = extents.partition_point(|extent| extent.end() <= from);
+        let last = first + extents[first..].partition_point(|extent| extent.start < upto);
+        let old: Vec<Extent> = extents[first..last].to_vec();
+        if old.is_empty() && new.is_empty() {
+            return;
+        }
+        if let Some(saving) = &mut self.saving
+            && saving.left.remove(&number)
+        {
+            saving.early.insert(number, encoded(extents));
+        }
+        let left = old.first().and_then(|extent| extent.cut(0, from));
+        let right = old.last().and_then(|extent| extent.cut(upto, u32::MAX));
+        let gone = old.iter().filter_map(|extent| extent.cut(from, upto));
+        for extent in gone {
+            take(&mut self.live, extent.chunk, extent.len.into());
+        }
+        for extent in new {
+            add(&mut self.live, extent.chunk, extent.len.into());
+        }
+        extents.splice(first..last, left.into_iter().chain(new.iter().copied()).chain(right));
+        self.dirty.insert(number);
+    }
+
+    /// Bytes that the index maps.
+    pub fn used(&self) -> u64 {
+        self.live.values().sum()
+    }
+
+    /// Bytes of a chunk that are alive: extents of the volume and pages of this index.
+    pub fn live_of(&self, chunk: u64) -> u64 {
+        self.live.get(&chunk).copied().unwrap_or(0) + self.page_bytes.get(&chunk).copied().unwrap_or(0)
+    }
+
+    /// Pages that are not stored as they are.
+    pub fn dirty(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// A page lies there now, or nowhere if it was empty.
+    pub fn stored(&mut self, number: u64, row: Option<PageRow>) {
+        let Some(page) = self.pages.get_mut(&number) else { return };
+        if let Some(old) = std::mem::replace(&mut page.stored, row) {
+            take(&mut self.page_bytes, old.chunk, old.len.into());
+        }
+        if let Some(new) = row {
+            add(&mut self.page_bytes, new.chunk, new.len.into());
+        } else if page.extents.as_ref().is_some_and(Vec::is_empty) && !self.dirty.contains(&number) {
+            self.pages.remove(&number);
+        }
+    }
+
+    /// Pages that lie in a chunk: they are stored anew, so that it can go. They must be here.
+    pub fn pages_in(&self, chunk: u64) -> Vec<PageRow> {
+        if !self.page_bytes.contains_key(&chunk) {
+            return Vec::new();
+        }
+        self.pages.values().filter_map(|page| page.stored).filter(|row| row.chunk == chunk).collect()
+    }
+
+    /// Has a page stored anew.
+    pub fn touch(&mut self, number: u64) {
+        if self.pages.get(&number).is_some_and(|page| page.extents.is_some()) {
+            self.dirty.insert(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A generator of numbers that is enough for tests.
+    struct Draw(u64);
+
+    impl Draw {
+        fn below(&mut self, bound: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % bound
+        }
+    }
+
+    /// The region that is watched lies around the border of two pages.
+    const BASE: u64 = PAGE_SPAN - 300;
+    const LEN: u64 = 600;
+
+    type Model = Vec<Option<(u64, u64)>>;
+
+    fn seen(index: &Index) -> Model {
+        let mut model = Vec::new();
+        let mut at = BASE;
+        for piece in index.lookup(BASE, LEN) {
+            assert_eq!(piece.start, at, "pieces have gaps");
+            at += piece.len;
+            model.extend((0..piece.len).map(|byte| piece.at.map(|(chunk, offset)| (chunk, offset + byte))));
+        }
+        assert_eq!(at, BASE + LEN);
+        model
+    }
+
+    fn lives(model: &Model) -> BTreeMap<u64, u64> {
+        let mut sums = BTreeMap::new();
+        for (chunk, _) in model.iter().flatten() {
+            add(&mut sums, *chunk, 1);
+        }
+        sums
+    }
+
+    /// Stores what a checkpoint still has to; answers the index that is read back from its root.
+    fn again(index: &mut Index, pages: &mut BTreeMap<(u64, u32), IndexPage>, next: &mut u32) -> Index {
+        while let Some((number, page)) = index.next_page() {
+            let row = page.map(|page| {
+                *next += 1;
+                let row = PageRow { page: number, chunk: 1000, offset: *next, len: 10 };
+                pages.insert((row.chunk, row.offset), page);
+                row
+            });
+            index.stored(number, row);
+        }
+        let (root, used) = index.root();
+        let mut back = Index::from_root(&root).expect("root");
+        assert_eq!(back.used(), used);
+        for row in back.absent(0, 10 * PAGE_SPAN) {
+            back.install(&row, &pages[&(row.chunk, row.offset)]).expect("page");
+        }
+        back
+    }
+
+    fn story(seed: u64, steps: u64) {
+        let mut draw = Draw(seed);
+        let (mut index, mut model): (Index, Model) = (Index::default(), vec![None; LEN as usize]);
+        let (mut pages, mut next, mut saved) = (BTreeMap::new(), 0, None);
+        for step in 0..steps {
+            let from = draw.below(LEN);
+            let most = (LEN - from).min(1 + draw.below(200));
+            let len = 1 + draw.below(most);
+            let range = from as usize..(from + len) as usize;
+            let (chunk, offset) = (1 + draw.below(5), draw.below(1 << 20));
+            match draw.below(10) {
+                0..5 => {
+                    index.set(BASE + from, len, chunk, offset);
+                    model[range]
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(at, byte)| *byte = Some((chunk, offset + at as u64)));
+                }
+                5..7 => {
+                    index.clear(BASE + from, len);
+                    model[range].fill(None);
+                }
+                7..9 => {
+                    let old = 1 + draw.below(5);
+                    let mut moved = 0;
+                    for (at, byte) in model[range].iter_mut().enumerate() {
+                        if byte.is_some_and(|(chunk, _)| chunk == old) {
+                            (*byte, moved) = (Some((chunk + 10, offset + at as u64)), moved + 1);
+                        }
+                    }
+                    assert_eq!(index.set_moved(old, BASE + from, len, chunk + 10, offset), moved);
+                }
+                _ => {
+                    match saved.take() {
+                        // What was there when the checkpoint began comes back, whatever came after it.
+                        Some(was) => {
+                            let back = again(&mut index, &mut pages, &mut next);
+                            assert_eq!((&seen(&back), &back.live), (&was, &lives(&was)), "seed {seed}, step {step}");
+                            if draw.below(2) == 0 {
+                                (index, model) = (back, was);
+                            }
+                        }
+                        None => {
+                            index.begin_saving();
+                            saved = Some(model.clone());
+                        }
+                    }
+                }
+            }
+            assert_eq!(seen(&index), model, "seed {seed}, step {step}");
+            assert_eq!(index.live, lives(&model), "seed {seed}, step {step}");
+            assert_eq!(index.used(), model.iter().flatten().count() as u64);
+        }
+        if saved.is_some() {
+            again(&mut index, &mut pages, &mut next);
+        }
+        index.begin_saving();
+        let back = again(&mut index, &mut pages, &mut next);
+        assert_eq!((seen(&back), &back.live), (model, &index.live));
+        assert_eq!(back.live_of(1000), index.page_bytes.get(&1000).copied().unwrap_or(0));
+    }
+
+    #[test]
+    fn index_does_what_a_map_of_bytes_does() {
+        for seed in 0..400 {
+            story(seed, 60);
+        }
+    }
+
+    #[test]
+    fn checkpoint_that_fails_leaves_its_pages_to_the_next_one() {
+        let mut index = Index::default();
+        index.set(0, 10, 1, 0);
+        index.set(PAGE_SPAN, 10, 1, 10);
+        index.begin_saving();
+        let (number, _) = index.next_page().expect("page");
+        index.set(PAGE_SPAN, 5, 2, 0);
+        index.give_up_saving(Some(number));
+        assert_eq!(index.dirty(), 2);
+        index.clear(0, 10);
+        index.begin_saving();
+        assert_eq!(index.next_page(), Some((0, None)));
+        index.stored(0, None);
+        let (number, page) = index.next_page().expect("page");
+        assert_eq!(page.expect("not empty").chunks, [2, 1]);
+        index.stored(number, Some(PageRow { page: number, chunk: 9, offset: 0, len: 4 }));
+        let (root, used) = index.root();
+        assert_eq!((root.pages.len(), used, index.live_of(9)), (1, 10, 4));
+    }
+
+    #[test]
+    fn what_is_no_page_is_refused() {
+        let row = PageRow { page: 0, chunk: 9, offset: 0, len: 4 };
+        let root = IndexRoot { pages: vec![row], live: vec![] };
+        let page = |starts: &[u32], lens: &[u32]| IndexPage {
+            starts: starts.to_vec(),
+            lens: lens.to_vec(),
+            chunks: vec![1; starts.len()],
+            offsets: vec![0; starts.len()],
+        };
+        for bad in [
+            page(&[0, 5], &[10, 5]),
+            page(&[0], &[0]),
+            page(&[0], &[PAGE_SPAN as u32 + 1]),
+            page(&[0, 1], &[1]),
+            IndexPage { offsets: vec![u32::MAX], ..page(&[0], &[10]) },
+        ] {
+            assert!(Index::from_root(&root).expect("root").install(&row, &bad).is_err(), "{bad:?}");
+        }
+        assert!(Index::from_root(&IndexRoot { pages: vec![row, row], live: vec![] }).is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! The journal of a volume: records, appended to chunks that are noted in the volume's row first.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use platform::buffer::Buffer;
+use proto::journal::{Entry, Head, encode_head};
+use proto::meta::Body;
+use proto::volume::{TakeChunks, VolumeRow};
+use types::extent::Extent;
+use types::ids::Partition;
+use types::redundancy::{Filling, Redundancy};
+
+use super::device::VolumeError;
+use crate::chunk::shards::Shards;
+use crate::chunk::writer::{ChunkWriter, Claim, WriteError};
+use crate::meta::{MetaClient, MetaError};
+
+/// Bytes of data of one record.
+pub(super) const RECORD_MAX: usize = 512 << 10;
+
+/// What a chunk of a journal takes: little enough to be copied out of, enough for few grants.
+pub(super) const CHUNK_LEN: u64 = 64 << 20;
+
+/// Which chunk is where in the journal.
+pub(super) type Orders = Rc<RefCell<BTreeMap<u64, u64>>>;
+
+/// Why the owner is none any more.
+pub(super) type Ended = Rc<RefCell<Option<VolumeError>>>;
+
+pub(super) struct Journal {
+    writer: ChunkWriter,
+    partition: Partition,
+    filling: Filling,
+    volume: u64,
+    epoch: u64,
+    /// Bytes appended since it was asked last.
+    appended: Cell<u64>,
+}
+
+/// The partition of a volume's chunks and commands.
+pub(super) fn partition_of(volume: u64) -> Partition {
+    Partition((volume >> 48) as u16)
+}
+
+impl Journal {
+    pub(super) fn new(meta: &MetaClient, shards: &Shards, row: &VolumeRow, orders: Orders, ended: Ended) -> Journal {
+        let (volume, epoch, partition) = (row.id, row.epoch, partition_of(row.id));
+        let taker = meta.clone();
+        let claim: Claim = Box::new(move |chunks| {
+            let (meta, orders, ended) = (taker.clone(), Rc::clone(&orders), Rc::clone(&ended));
+            Box::pin(async move {
+                let count = chunks.len() as u64;
+                let body = Body::TakeChunks(TakeChunks { volume, epoch, chunks: chunks.clone() });
+                match meta.command(partition, body).await {
+                    Ok(outcome) => {
+                        let next = outcome.volume.map_or(count, |row| row.next_order);
+                        let first = next.saturating_sub(count);
+                        orders.borrow_mut().extend(chunks.into_iter().zip(first..));
+                        Ok(())
+                    }
+                    Err(error) => {
+                        note_end(&ended, &error);
+                        Err(error)
+                    }
+                }
+            })
+        });
+        let policy = row.redundancy.policy().unwrap_or(Redundancy::Copies(1));
+        let writer = ChunkWriter::claiming(meta.clone(), shards.clone(), claim, CHUNK_LEN);
+        Journal { writer, partition, filling: policy.small(), volume, epoch, appended: Cell::new(0) }
+    }
+
+    /// Appends a record; durable when this returns. Answers where its data begins: chunk and offset.
+    pub(super) async fn append(&self, record: Record) -> Result<(u64, u64), WriteError> {
+        let data_len: usize = record.data.iter().map(Bytes::len).sum();
+        let head = Head {
+            kind: record.kind,
+            volume: self.volume,
+            epoch: self.epoch,
+            sequence: record.sequence,
+            entries: record.entries.len() as u16,
+            data_len: data_len as u32,
+            moved_from: record.moved_from,
+        };
+        let head = encode_head(&head, &record.entries);
+        let mut bytes = Buffer::with_capacity(head.len() + data_len);
+        bytes.extend_from_slice(&head);
+        for piece in &record.data {
+            bytes.extend_from_slice(piece);
+        }
+        let len = bytes.len() as u64;
+        let (Extent { chunk, offset, .. }, _pin) =
+            self.writer.append(self.partition, self.filling, bytes.freeze()).await?;
+        self.appended.set(self.appended.get() + len);
+        Ok((chunk.0, offset + head.len() as u64))
+    }
+
+    /// Bytes appended since this was asked last.
+    pub(super) fn take_appended(&self) -> u64 {
+        self.appended.take()
+    }
+}
+
+/// What is appended.
+pub(super) struct Record {
+    pub kind: u8,
+    /// 0 for index records.
+    pub sequence: u64,
+    pub moved_from: u64,
+    pub entries: Vec<Entry>,
+    pub data: Vec<Bytes>,
+}
+
+/// Remembers an error that says that this process is the owner no more.
+pub(super) fn note_end(ended: &Ended, error: &MetaError) {
+    use proto::meta::refusal;
+    let why = match error {
+        MetaError::SessionEnded => VolumeError::Fenced("the session has ended".into()),
+        MetaError::Refused { code: refusal::VOLUME_FENCED | refusal::NO_VOLUME, text, .. } => {
+            VolumeError::Fenced(text.clone())
+        }
+        _ => return,
+    };
+    ended.borrow_mut().get_or_insert(why);
+}

@@ -1,0 +1,27 @@
+//! Volumes: block devices whose bytes lie in a journal of their own (ARCHITECTURE 6; Rosenblum and
+//! Ousterhout, "The Design and Implementation of a Log-Structured File System", 1991).
+//!
+//! ```text
+//! write -> record (changes merged while another is under way) -> journal chunk, flushed -> index -> ack
+//! read  -> index -> chunks
+//! ```
+//!
+//! - [`index`] maps bytes to chunks, a pure core.
+//! - [`journal`] makes records and appends them; chunks are noted in the volume's row before the first
+//!   byte goes there, so whoever comes next finds them.
+//! - [`device`] orders what clients ask: acknowledgements and index follow the order of records.
+//! - [`checkpoint`] writes the index into the journal, and gives back chunks in which nothing is alive.
+//! - [`recover`] takes a volume over: raises its epoch, seals its chunks, reads index and journal again.
+//!
+//! Invariants: everything acknowledged is durable, so a flush has nothing to do; a volume has one owner,
+//! and an older one's appends are refused by sealed chunks, its chunks and checkpoints by its epoch.
+
+mod admin;
+mod checkpoint;
+mod device;
+pub mod index;
+mod journal;
+mod recover;
+
+pub use admin::{chunks, create, delete, list, named, resize};
+pub use device::{Volume, VolumeError};
