@@ -15,6 +15,8 @@ const SAMPLES_MIN: u32 = 8;
 const SLOW_FACTOR: u64 = 6;
 /// ...and at least this long.
 const SLOW_MIN: Duration = Duration::from_millis(20);
+/// An append that took so long says more than those before it.
+const LONG: Duration = Duration::from_secs(1);
 /// How long a slow disk is let alone before it is tried again; twice as long each time, up to the other.
 const REST: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(240));
 
@@ -56,7 +58,11 @@ impl Speeds {
             // A new trial: what it was like before does not count.
             speed.samples = 0;
         }
-        speed.usual_us = if speed.samples == 0 { took_us } else { (speed.usual_us * 7 + took_us) / 8 };
+        speed.usual_us = match speed.samples {
+            0 => took_us,
+            _ if took >= LONG => (speed.usual_us + took_us) / 2,
+            _ => (speed.usual_us * 7 + took_us) / 8,
+        };
         speed.samples = speed.samples.saturating_add(1);
         let (samples, usual_us) = (speed.samples, speed.usual_us);
         if samples < SAMPLES_MIN {
@@ -126,6 +132,14 @@ mod tests {
         assert!(speeds.is_slow(0, Instant(0) + 10 * MS));
         assert!(!speeds.is_slow(0, Instant(0) + REST.0 + MS * 100));
         assert_eq!(speeds.slow(Instant(0) + MS).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn one_append_that_was_given_up_is_enough_even_if_the_others_are_not_quick() {
+        let mut speeds = Speeds::default();
+        assert_eq!(run(&mut speeds, Instant(0), 20, 50 * MS, 50 * MS), None);
+        let found = speeds.note(0, Duration::from_secs(2), Instant(0) + Duration::from_secs(9));
+        assert_eq!(found.map(|found| found.rest), Some(REST.0));
     }
 
     #[test]
