@@ -15,8 +15,10 @@ const SAMPLES_MIN: u32 = 8;
 const SLOW_FACTOR: u64 = 6;
 /// ...and at least this long.
 const SLOW_MIN: Duration = Duration::from_millis(20);
-/// An append that took so long says more than those before it.
+/// An append that took so long says more than those before it, and counts as several: a disk whose appends
+/// are given up gets few of them.
 const LONG: Duration = Duration::from_secs(1);
+const LONG_COUNTS: u32 = SAMPLES_MIN / 2;
 /// How long a slow disk is let alone before it is tried again; twice as long each time, up to the other.
 const REST: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(240));
 
@@ -63,7 +65,7 @@ impl Speeds {
             _ if took >= LONG => (speed.usual_us + took_us) / 2,
             _ => (speed.usual_us * 7 + took_us) / 8,
         };
-        speed.samples = speed.samples.saturating_add(1);
+        speed.samples = speed.samples.saturating_add(if took >= LONG { LONG_COUNTS } else { 1 });
         let (samples, usual_us) = (speed.samples, speed.usual_us);
         if samples < SAMPLES_MIN {
             return None;
@@ -140,6 +142,18 @@ mod tests {
         assert_eq!(run(&mut speeds, Instant(0), 20, 50 * MS, 50 * MS), None);
         let found = speeds.note(0, Duration::from_secs(2), Instant(0) + Duration::from_secs(9));
         assert_eq!(found.map(|found| found.rest), Some(REST.0));
+    }
+
+    #[test]
+    fn disk_that_was_never_quick_is_found_by_its_second_append() {
+        let mut speeds = Speeds::default();
+        for _ in 0..20 {
+            for disk in 1..4 {
+                assert_eq!(speeds.note(disk, 20 * MS, Instant(0)), None);
+            }
+        }
+        assert_eq!(speeds.note(0, 2000 * MS, Instant(0)), None);
+        assert!(speeds.note(0, 2000 * MS, Instant(0)).is_some());
     }
 
     #[test]
