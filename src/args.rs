@@ -2,9 +2,13 @@
 //!
 //! Sizes take k, M, G as binary units. Flags win over the environment, the environment over files.
 
+mod volume;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::volume::*;
 
 /// A distributed storage engine: one pool of disks, S3 in front.
 #[derive(Parser)]
@@ -436,47 +440,6 @@ pub struct RotateArgs {
     /// Say what would be done and do nothing (exit code 8 if anything would change)
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// `bixi volume ...`.
-#[derive(Subcommand)]
-pub enum VolumeCommand {
-    /// Make a volume; it takes space as it is written
-    Create {
-        /// Its name
-        name: String,
-        /// How large it is, like 10G
-        #[arg(long, value_name = "SIZE")]
-        size: String,
-        /// copies:N or ec:K+M; by default the cluster's
-        #[arg(long, value_name = "POLICY")]
-        redundancy: Option<String>,
-        #[command(flatten)]
-        change: ChangeArgs,
-    },
-    /// List volumes
-    #[command(visible_alias = "ls")]
-    List(ReadArgs),
-    /// Make a volume larger; who has it attached sees that when it connects anew
-    Resize {
-        /// Its name
-        name: String,
-        /// How large it is to be, like 20G
-        #[arg(long, value_name = "SIZE")]
-        size: String,
-        #[command(flatten)]
-        change: ChangeArgs,
-    },
-    /// Delete a volume that nobody has attached, with all it holds
-    Delete {
-        /// Its name
-        name: String,
-        /// Yes, for good
-        #[arg(long)]
-        yes: bool,
-        #[command(flatten)]
-        change: ChangeArgs,
-    },
 }
 
 /// `bixi bucket ...`.

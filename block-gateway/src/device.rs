@@ -1,7 +1,7 @@
 //! What a protocol needs of a volume.
 
 use bytes::Bytes;
-use client::volume::{Volume, VolumeError};
+use client::volume::{Change, Piece, VolumeError};
 use futures_util::future::LocalBoxFuture;
 
 /// Zeroes or bytes: what a range holds.
@@ -24,6 +24,8 @@ pub enum Fault {
     NoSpace,
     /// The device is gone for this client.
     Shutdown,
+    /// It can only be read.
+    ReadOnly,
 }
 
 impl From<&VolumeError> for Fault {
@@ -31,19 +33,33 @@ impl From<&VolumeError> for Fault {
         match error {
             VolumeError::OutOfRange { .. } => Fault::Invalid,
             VolumeError::NoSpace(_) => Fault::NoSpace,
+            VolumeError::ReadOnly => Fault::ReadOnly,
             VolumeError::Fenced(_) | VolumeError::NotFound(_) | VolumeError::Busy(_) => Fault::Shutdown,
             VolumeError::Unavailable(_) | VolumeError::Damaged(_) | VolumeError::Refused(_) => Fault::Io,
         }
     }
 }
 
-type Answer<'a, T> = LocalBoxFuture<'a, Result<T, VolumeError>>;
+/// The same bytes as before, or not: what a range holds since a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Since {
+    /// Bytes.
+    pub len: u64,
+    /// They may be other ones.
+    pub is_changed: bool,
+}
+
+pub(crate) type Answer<'a, T> = LocalBoxFuture<'a, Result<T, VolumeError>>;
 
 /// A block device. Every change is durable when it is answered, so a flush only says whether the device
 /// still is this process's.
 pub trait Device {
     /// Bytes.
     fn size(&self) -> u64;
+    /// Whether changes are refused.
+    fn is_read_only(&self) -> bool {
+        false
+    }
     /// Reads a range.
     fn read(&self, start: u64, len: u64) -> Answer<'_, Bytes>;
     /// Writes at any byte.
@@ -54,43 +70,37 @@ pub trait Device {
     fn flush(&self) -> Result<(), VolumeError>;
     /// What a range holds, in order, without gaps.
     fn status(&self, start: u64, len: u64) -> Answer<'_, Vec<Run>>;
+    /// What of a range has changed since a snapshot of the same volume, in order, without gaps.
+    fn changed_since<'a>(&'a self, snapshot: &'a str, _start: u64, _len: u64) -> Answer<'a, Vec<Since>> {
+        let missing = VolumeError::NotFound(format!("there is no snapshot {snapshot}"));
+        Box::pin(std::future::ready(Err(missing)))
+    }
 }
 
-impl Device for Volume {
-    fn size(&self) -> u64 {
-        Volume::size(self)
+/// The whole blocks that a range of a device touches: first byte and length.
+///
+/// # Errors
+/// It lies beyond the end.
+pub(crate) fn blocks(start: u64, len: u64, size: u64) -> Result<(u64, u64), VolumeError> {
+    let end = start.saturating_add(len);
+    if end > size {
+        return Err(VolumeError::OutOfRange { start, end, size });
     }
+    let first = start / BLOCK * BLOCK;
+    Ok((first, end.div_ceil(BLOCK).saturating_mul(BLOCK).min(size) - first))
+}
 
-    fn read(&self, start: u64, len: u64) -> Answer<'_, Bytes> {
-        Box::pin(Volume::read(self, start, len))
-    }
+/// What a range holds, of a lookup of the blocks that it touches: a block is stored if any byte of it is.
+pub(crate) fn runs_of(start: u64, len: u64, pieces: &[Piece]) -> Vec<Run> {
+    let stored = pieces.iter().filter(|piece| piece.at.is_some()).map(|piece| (piece.start, piece.start + piece.len));
+    runs(start, start + len, stored)
+}
 
-    fn write(&self, start: u64, data: Bytes) -> Answer<'_, ()> {
-        Box::pin(Volume::write(self, start, data))
-    }
-
-    fn clear(&self, start: u64, len: u64) -> Answer<'_, ()> {
-        Box::pin(Volume::clear(self, start, len))
-    }
-
-    fn flush(&self) -> Result<(), VolumeError> {
-        Volume::flush(self)
-    }
-
-    fn status(&self, start: u64, len: u64) -> Answer<'_, Vec<Run>> {
-        Box::pin(async move {
-            // A block is stored if any byte of it is: look at whole ones.
-            let end = start.saturating_add(len);
-            let (first, last) = (start / BLOCK * BLOCK, end.div_ceil(BLOCK).saturating_mul(BLOCK).min(self.size()));
-            if end > self.size() {
-                return Err(VolumeError::OutOfRange { start, end, size: self.size() });
-            }
-            let pieces = Volume::status(self, first, last - first).await?;
-            let stored =
-                pieces.iter().filter(|piece| piece.at.is_some()).map(|piece| (piece.start, piece.start + piece.len));
-            Ok(runs(start, end, stored))
-        })
-    }
+/// What of a range has changed, of the blocks that it touches.
+pub(crate) fn since_of(start: u64, len: u64, changes: &[Change]) -> Vec<Since> {
+    let changed = changes.iter().filter(|one| one.is_changed).map(|one| (one.start, one.start + one.len));
+    let runs = runs(start, start + len, changed);
+    runs.into_iter().map(|Run { len, is_hole }| Since { len, is_changed: !is_hole }).collect()
 }
 
 /// What is stored is told in whole blocks of so many bytes.

@@ -4,6 +4,7 @@
 //! comes and gives it up when the last has gone; [`nbd`] speaks the Network Block Device protocol.
 //! Protocols translate, and decide nothing.
 
+mod attachment;
 pub mod device;
 pub mod nbd;
 pub mod registry;

@@ -1,8 +1,8 @@
 //! Which volumes this process has attached: a volume is attached when its first client comes and given up
 //! a moment after its last has gone. All clients of a process share one device, so what one was answered
-//! all others see.
+//! all others see. `VOLUME@SNAPSHOT` is a device that can only be read.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -10,25 +10,28 @@ use std::time::Duration;
 use client::chunk::reader::ChunkReader;
 use client::chunk::shards::Shards;
 use client::meta::MetaClient;
-use client::volume::{Volume, VolumeError, list, named};
+use client::volume::{VolumeError, list, named, snapshots};
+use proto::volume::SnapshotRow;
 
+use crate::attachment::{Attachment, Frozen, Means};
 use crate::device::Device;
 
 /// A client that comes back within this time finds its volume attached.
 const LINGER: Duration = Duration::from_secs(1);
+/// Snapshots whose indexes are kept.
+const RECENT_MAX: usize = 8;
 
 struct Inner {
-    meta: MetaClient,
-    shards: Shards,
-    reader: ChunkReader,
-    owner: String,
+    means: Rc<Means>,
     slots: RefCell<BTreeMap<String, Rc<Slot>>>,
+    /// Snapshots that were read lately, the last one at the end.
+    recent: RefCell<Vec<Rc<Frozen>>>,
 }
 
 /// A name that somebody uses or has used.
 #[derive(Default)]
 struct Slot {
-    volume: tokio::sync::Mutex<Option<Volume>>,
+    attached: tokio::sync::Mutex<Option<Rc<Attachment>>>,
     leases: RefCell<Weak<Held>>,
 }
 
@@ -39,33 +42,47 @@ pub struct Registry(Rc<Inner>);
 struct Held {
     registry: Registry,
     name: String,
-    volume: Volume,
+    attachment: Rc<Attachment>,
 }
 
-/// A client's hold on a volume.
+/// A client's hold on a device.
 #[derive(Clone)]
-pub struct Lease(Rc<Held>);
+pub struct Lease(Hold);
+
+#[derive(Clone)]
+enum Hold {
+    Volume(Rc<Held>),
+    Snapshot(Rc<Frozen>),
+}
 
 impl Lease {
     /// The device.
     pub fn device(&self) -> Rc<dyn Device> {
-        Rc::new(self.0.volume.clone())
+        match &self.0 {
+            Hold::Volume(held) => Rc::clone(&held.attachment) as Rc<dyn Device>,
+            Hold::Snapshot(frozen) => Rc::clone(frozen) as Rc<dyn Device>,
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let (registry, name) = (self.registry.clone(), self.name.clone());
-        let platform = registry.0.meta.platform().clone();
+        let platform = registry.0.means.meta.platform().clone();
         platform.tasks().spawn(async move { registry.linger(&name).await });
     }
+}
+
+/// The halves of `VOLUME@SNAPSHOT`.
+fn halves(name: &str) -> Option<(&str, &str)> {
+    name.split_once('@')
 }
 
 impl Registry {
     /// `owner` names this process to others.
     pub fn new(meta: MetaClient, shards: Shards, reader: ChunkReader, owner: &str) -> Registry {
-        let slots = RefCell::default();
-        Registry(Rc::new(Inner { meta, shards, reader, owner: owner.to_owned(), slots }))
+        let means = Rc::new(Means { meta, shards, reader, owner: owner.to_owned(), closing: Cell::new(false) });
+        Registry(Rc::new(Inner { means, slots: RefCell::default(), recent: RefCell::default() }))
     }
 
     /// The names of all volumes.
@@ -73,52 +90,129 @@ impl Registry {
     /// # Errors
     /// No leader in time.
     pub async fn names(&self) -> Result<Vec<String>, VolumeError> {
-        Ok(list(&self.0.meta).await?.into_iter().map(|row| row.name).collect())
+        Ok(list(&self.0.means.meta).await?.into_iter().map(|row| row.name).collect())
     }
 
-    /// The size of a volume that need not be attached.
+    /// The size of a volume that need not be attached, or of a snapshot.
     ///
     /// # Errors
     /// There is none, no leader in time.
     pub async fn size_of(&self, name: &str) -> Result<u64, VolumeError> {
-        Ok(named(&self.0.meta, name).await?.size)
+        let meta = &self.0.means.meta;
+        let Some((volume, snapshot)) = halves(name) else { return Ok(named(meta, name).await?.size) };
+        let all = snapshots(meta, named(meta, volume).await?.id).await?;
+        let found = all.into_iter().find(|row| !row.hidden && row.name == snapshot);
+        found.map(|row| row.size).ok_or_else(|| VolumeError::NotFound(format!("there is no snapshot {name}")))
     }
 
-    /// Attaches a volume unless it is.
+    /// The names of a volume's snapshots, the last ones if there are many. Of a snapshot: those before it.
+    ///
+    /// # Errors
+    /// There is no such volume, no leader in time.
+    pub async fn snapshots_of(&self, name: &str, most: usize) -> Result<Vec<String>, VolumeError> {
+        let (volume, upto) = halves(name).map_or((name, None), |(volume, upto)| (volume, Some(upto)));
+        let all = snapshots(&self.0.means.meta, named(&self.0.means.meta, volume).await?.id).await?;
+        let shown = all.into_iter().filter(|row| !row.hidden).map(|row| row.name);
+        let before: Vec<String> = shown.take_while(|name| Some(name.as_str()) != upto).collect();
+        Ok(before[before.len().saturating_sub(most)..].to_vec())
+    }
+
+    /// Attaches a volume unless it is, or opens a snapshot.
     ///
     /// # Errors
     /// There is none, somebody else has it, its chunks cannot be had.
     pub async fn open(&self, name: &str) -> Result<Lease, VolumeError> {
-        let slot = Rc::clone(self.0.slots.borrow_mut().entry(name.to_owned()).or_default());
-        let mut attached = slot.volume.lock().await;
-        let held = slot.leases.borrow().upgrade();
-        if let Some(held) = held.filter(|held| held.volume.ended().is_none()) {
-            return Ok(Lease(held));
+        if let Some((volume, snapshot)) = halves(name) {
+            return Ok(Lease(Hold::Snapshot(self.frozen(volume, snapshot).await?)));
         }
-        let volume = match attached.take().filter(|volume| volume.ended().is_none()) {
-            Some(volume) => volume,
-            None => {
-                let Inner { meta, shards, reader, owner, .. } = &*self.0;
-                match Volume::attach(meta, shards, reader, name, owner, false).await {
-                    Ok(volume) => volume,
-                    Err(error) => {
-                        self.forget(name, &slot);
-                        return Err(error);
-                    }
+        if self.0.means.closing.get() {
+            return Err(VolumeError::Unavailable("this process is stopping".into()));
+        }
+        let slot = Rc::clone(self.0.slots.borrow_mut().entry(name.to_owned()).or_default());
+        let mut attached = slot.attached.lock().await;
+        let held = slot.leases.borrow().upgrade();
+        if let Some(held) = held
+            && held.attachment.is_alive().await
+        {
+            return Ok(Lease(Hold::Volume(held)));
+        }
+        let attachment = match attached.take().filter(|attached| attached.volume().ended().is_none()) {
+            Some(attachment) => attachment,
+            None => match Attachment::new(&self.0.means, name).await {
+                Ok(attachment) => Rc::new(attachment),
+                Err(error) => {
+                    self.forget(name, &slot);
+                    return Err(error);
                 }
-            }
+            },
         };
-        *attached = Some(volume.clone());
-        let held = Rc::new(Held { registry: self.clone(), name: name.to_owned(), volume });
+        *attached = Some(Rc::clone(&attachment));
+        let held = Rc::new(Held { registry: self.clone(), name: name.to_owned(), attachment });
         *slot.leases.borrow_mut() = Rc::downgrade(&held);
-        Ok(Lease(held))
+        Ok(Lease(Hold::Volume(held)))
+    }
+
+    async fn frozen(&self, volume: &str, snapshot: &str) -> Result<Rc<Frozen>, VolumeError> {
+        let meta = &self.0.means.meta;
+        let all = snapshots(meta, named(meta, volume).await?.id).await?;
+        let row = all.into_iter().find(|row| !row.hidden && row.name == snapshot);
+        let row = row.ok_or_else(|| VolumeError::NotFound(format!("there is no snapshot {volume}@{snapshot}")))?;
+        let is_it = |one: &Rc<Frozen>| one.name == volume && one.snapshot.number() == row.number;
+        let known = self.0.recent.borrow().iter().find(|one| is_it(one)).cloned();
+        let frozen = match known {
+            Some(known) => known,
+            None => Rc::new(Frozen::new(&self.0.means, volume, snapshot).await?),
+        };
+        let mut recent = self.0.recent.borrow_mut();
+        recent.retain(|one| !is_it(one));
+        if recent.len() == RECENT_MAX {
+            recent.remove(0);
+        }
+        recent.push(Rc::clone(&frozen));
+        Ok(frozen)
+    }
+
+    /// Has a snapshot taken of a volume that may be attached here or elsewhere.
+    ///
+    /// # Errors
+    /// See [`client::volume::take_snapshot`].
+    pub async fn take_snapshot(&self, name: &str, snapshot: &str) -> Result<SnapshotRow, VolumeError> {
+        let Means { meta, shards, reader, owner, .. } = &*self.0.means;
+        let held = self.0.slots.borrow().get(name).and_then(|slot| slot.leases.borrow().upgrade());
+        match held.map(|held| held.attachment.volume()).filter(|volume| volume.ended().is_none()) {
+            Some(volume) => volume.take_snapshot(snapshot).await,
+            None => client::volume::take_snapshot(meta, shards, reader, owner, name, snapshot).await,
+        }
+    }
+
+    /// Makes a volume what it was at a snapshot.
+    ///
+    /// # Errors
+    /// Somebody has it, there is no such snapshot.
+    pub async fn roll_back(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+        self.release(name).await;
+        if self.0.slots.borrow().contains_key(name) {
+            return Err(VolumeError::Busy(format!("volume {name} is in use here")));
+        }
+        let Means { meta, shards, reader, owner, .. } = &*self.0.means;
+        client::volume::roll_back(meta, shards, reader, owner, name, snapshot).await
+    }
+
+    /// The metadata's client.
+    pub fn meta(&self) -> &MetaClient {
+        &self.0.means.meta
     }
 
     /// Gives a volume up that nobody has come back for.
     async fn linger(&self, name: &str) {
-        self.0.meta.platform().clock().sleep(LINGER).await;
+        self.0.means.meta.platform().clock().sleep(LINGER).await;
+        self.release(name).await;
+    }
+
+    /// Gives a volume up at once, unless a client has it.
+    pub async fn release(&self, name: &str) {
         let Some(slot) = self.0.slots.borrow().get(name).cloned() else { return };
-        let mut attached = slot.volume.lock().await;
+        let mut attached = slot.attached.lock().await;
         if slot.leases.borrow().upgrade().is_some() {
             return;
         }
@@ -133,8 +227,9 @@ impl Registry {
         }
     }
 
-    async fn give_up(&self, attached: &mut Option<Volume>) {
-        let Some(volume) = attached.take() else { return };
+    async fn give_up(&self, attached: &mut Option<Rc<Attachment>>) {
+        let Some(attachment) = attached.take() else { return };
+        let volume = attachment.volume();
         if let Err(error) = volume.detach().await {
             tracing::warn!(volume = volume.name(), %error, "volume is not given up; who comes next takes it over");
         }
@@ -142,9 +237,10 @@ impl Registry {
 
     /// Gives all volumes up; the process is about to end.
     pub async fn close(&self) {
+        self.0.means.closing.set(true);
         let slots: Vec<Rc<Slot>> = self.0.slots.borrow().values().cloned().collect();
         for slot in slots {
-            let mut attached = slot.volume.lock().await;
+            let mut attached = slot.attached.lock().await;
             self.give_up(&mut attached).await;
         }
     }

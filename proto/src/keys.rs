@@ -26,6 +26,8 @@
 //! | volume of a number | `51` partition u16, volume u64 | name |
 //! | chunk of a volume | `52` volume u64, chunk u64 | VolumeChunkRow |
 //! | volume that is deleted | `53` partition u16, volume u64 | VolumeRow |
+//! | snapshot | `54` volume u64, number u64 | SnapshotRow |
+//! | volume to sweep | `55` partition u16, volume u64 | SweepRow |
 //! | applied | `f0` | applied index, term, configuration (the store's own) |
 //!
 //! All integers are big-endian. "Escaped" writes `00` as `00 ff` and ends with `00 01`, which
@@ -59,6 +61,8 @@ pub mod table {
     pub const VOLUME_NUMBER: u8 = 0x51;
     pub const VOLUME_CHUNK: u8 = 0x52;
     pub const DELETED_VOLUME: u8 = 0x53;
+    pub const SNAPSHOT: u8 = 0x54;
+    pub const SWEEP: u8 = 0x55;
     pub const APPLIED: u8 = 0xf0;
 }
 
@@ -191,6 +195,19 @@ pub fn volume_chunk(volume: u64, chunk: ChunkId) -> Vec<u8> {
 /// All chunks of a volume.
 pub fn volume_chunks(volume: u64) -> Vec<u8> {
     Key::table(table::VOLUME_CHUNK).u64(volume).0
+}
+
+pub fn snapshot(volume: u64, number: u64) -> Vec<u8> {
+    Key::table(table::SNAPSHOT).u64(volume).u64(number).0
+}
+
+/// All snapshots of a volume, by number.
+pub fn snapshots(volume: u64) -> Vec<u8> {
+    Key::table(table::SNAPSHOT).u64(volume).0
+}
+
+pub fn sweep(partition: Partition, volume: u64) -> Vec<u8> {
+    Key::table(table::SWEEP).u16(partition.0).u64(volume).0
 }
 
 pub fn deleted_volume(partition: Partition, volume: u64) -> Vec<u8> {

@@ -33,7 +33,7 @@ pub struct Command {
     /// What to do.
     #[prost(
         oneof = "Body",
-        tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,30,31,32,33,34,35,36,37,38,40,41,50,51,52,53,60,61,62,63,64,65,66,67"
+        tags = "10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,30,31,32,33,34,35,36,37,38,40,41,50,51,52,53,60,61,62,63,64,65,66,67,68,69,70,71,72,73,74,75"
     )]
     pub body: Option<Body>,
 }
@@ -121,6 +121,22 @@ pub enum Body {
     TakeChunks(volume::TakeChunks),
     #[prost(message, tag = "67")]
     Checkpoint(volume::Checkpoint),
+    #[prost(message, tag = "68")]
+    WantSnapshot(volume::WantSnapshot),
+    #[prost(message, tag = "69")]
+    TakeSnapshot(volume::TakeSnapshot),
+    #[prost(message, tag = "70")]
+    DeleteSnapshot(volume::DeleteSnapshot),
+    #[prost(message, tag = "71")]
+    CloneVolume(volume::CloneVolume),
+    #[prost(message, tag = "72")]
+    RollBack(volume::RollBack),
+    #[prost(message, tag = "73")]
+    SetQos(volume::SetQos),
+    #[prost(message, tag = "74")]
+    RenameVolume(volume::RenameVolume),
+    #[prost(message, tag = "75")]
+    SweepVolume(volume::SweepVolume),
 }
 
 /// Opens a session. `nonce` makes a retry find the session it made.
@@ -492,6 +508,9 @@ pub struct Outcome {
     /// The volume as it is now.
     #[prost(message, optional, tag = "30")]
     pub volume: Option<volume::VolumeRow>,
+    /// The snapshot as it is now.
+    #[prost(message, optional, tag = "31")]
+    pub snapshot: Option<volume::SnapshotRow>,
 }
 
 /// A chunk with its number.

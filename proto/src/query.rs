@@ -11,7 +11,7 @@ use crate::{trash, volume};
 /// A linearizable read.
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
-    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,20,30,31,32")]
+    #[prost(oneof = "Ask", tags = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,20,30,31,32,33,34")]
     pub ask: Option<Ask>,
 }
 
@@ -56,6 +56,10 @@ pub enum Ask {
     Volume(AskBucket),
     #[prost(message, tag = "32")]
     VolumeChunks(volume::AskVolumeChunks),
+    #[prost(message, tag = "33")]
+    Snapshots(volume::AskSnapshots),
+    #[prost(message, tag = "34")]
+    WatchVolume(volume::AskWatch),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -189,6 +193,8 @@ pub struct View {
     pub volumes: Vec<volume::VolumeRow>,
     #[prost(message, repeated, tag = "31")]
     pub volume_chunks: Vec<volume::VolumeChunk>,
+    #[prost(message, repeated, tag = "32")]
+    pub snapshots: Vec<volume::SnapshotRow>,
 }
 
 /// A row of a listing (no body).

@@ -52,6 +52,112 @@ pub struct VolumeRow {
     /// Chunks of a lower order hold no record above `sequence`.
     #[prost(uint64, tag = "14")]
     pub from_order: u64,
+    /// Counts what happens to chunks and snapshots: the clock of [`VolumeChunkRow`] and [`SnapshotRow`].
+    #[prost(uint64, tag = "15")]
+    pub ticks: u64,
+    /// Rises with every change of this row: who watches it sees that something has happened.
+    #[prost(uint64, tag = "16")]
+    pub revision: u64,
+    /// It was given up with everything in `root`: nothing is to be read again.
+    #[prost(bool, tag = "17")]
+    pub clean: bool,
+    /// Names of snapshots that the owner is asked for.
+    #[prost(string, repeated, tag = "18")]
+    pub wanted: Vec<String>,
+    /// A clone: what it read as when it was made, for as long as its index names chunks of that.
+    #[prost(message, optional, tag = "19")]
+    pub base: Option<Base>,
+    /// What clients may ask of it in a second.
+    #[prost(message, optional, tag = "20")]
+    pub qos: Option<Qos>,
+    /// The number of the snapshot made last.
+    #[prost(uint64, tag = "21")]
+    pub snapshots_made: u64,
+    /// Deleted, and only snapshots that clones need are left: nothing to give back before one of them goes.
+    #[prost(bool, tag = "22")]
+    pub parked: bool,
+}
+
+/// A snapshot that a clone was made of.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Base {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    /// The snapshot's number.
+    #[prost(uint64, tag = "2")]
+    pub snapshot: u64,
+    /// `VOLUME@SNAPSHOT` as it was, for people.
+    #[prost(string, tag = "3")]
+    pub name: String,
+}
+
+/// Limits of a volume; 0: none.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Qos {
+    /// Requests a second.
+    #[prost(uint64, tag = "1")]
+    pub iops: u64,
+    /// Bytes a second.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Seconds for which unused room is kept; 0 = one.
+    #[prost(uint32, tag = "3")]
+    pub burst_s: u32,
+}
+
+/// A volume as it was: its index after all records up to `sequence`.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SnapshotRow {
+    /// Counted for each volume.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    /// Bytes of the volume then.
+    #[prost(uint64, tag = "4")]
+    pub size: u64,
+    #[prost(uint64, tag = "5")]
+    pub created_ms: u64,
+    /// `root` is its index. Before, it is made from the volume's index and journal.
+    #[prost(bool, tag = "6")]
+    pub ready: bool,
+    #[prost(message, repeated, tag = "7")]
+    pub root: Vec<ExtentRow>,
+    /// Bytes that its index maps.
+    #[prost(uint64, tag = "8")]
+    pub used: u64,
+    /// It needs no chunk that was dropped before this tick...
+    #[prost(uint64, tag = "9")]
+    pub frozen_tick: u64,
+    /// ...nor, once it is ready, one that was taken after this one.
+    #[prost(uint64, tag = "10")]
+    pub ready_tick: u64,
+    /// Deleted, but clones need it.
+    #[prost(bool, tag = "11")]
+    pub hidden: bool,
+    /// Clones that need it.
+    #[prost(uint32, tag = "12")]
+    pub clones: u32,
+    /// Chunks of a lower order were there when it was taken.
+    #[prost(uint64, tag = "13")]
+    pub upto_order: u64,
+}
+
+impl SnapshotRow {
+    /// Whether a chunk that was taken and dropped (0: it was not) at these ticks may be needed.
+    pub fn needs(&self, born: u64, dropped: u64) -> bool {
+        (!self.ready || born < self.ready_tick) && (dropped == 0 || dropped > self.frozen_tick)
+    }
+}
+
+/// A volume whose chunks are looked through for those that nothing needs any more.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SweepRow {
+    /// Chunks up to this one were looked at.
+    #[prost(uint64, tag = "1")]
+    pub after: u64,
 }
 
 /// A chunk of a volume's journal.
@@ -63,6 +169,12 @@ pub struct VolumeChunkRow {
     /// Logical bytes that the volume keeps alive by it: the chunk's capacity.
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
+    /// The volume's tick when it was taken.
+    #[prost(uint64, tag = "3")]
+    pub born: u64,
+    /// The tick when the volume's own index ceased to need it; it is kept for snapshots. 0: it has not.
+    #[prost(uint64, tag = "4")]
+    pub dropped: u64,
 }
 
 /// A chunk with its number, in an answer.
@@ -120,6 +232,9 @@ pub struct AttachVolume {
     pub owner: String,
     #[prost(bool, tag = "3")]
     pub take_over: bool,
+    /// Above 0: only if nobody has had it since the owner of this epoch.
+    #[prost(uint64, tag = "4")]
+    pub only_epoch: u64,
 }
 
 /// The owner gives the volume up.
@@ -129,6 +244,9 @@ pub struct DetachVolume {
     pub volume: u64,
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
+    /// The last record there is: if the index has it, nothing is to be read again.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
 }
 
 /// The owner's journal goes on in these chunks, which were granted to its session.
@@ -161,6 +279,121 @@ pub struct Checkpoint {
     /// The journal has to be read again from the chunk of this order on.
     #[prost(uint64, tag = "7")]
     pub from_order: u64,
+    /// A clone whose index names no chunk of what it was made of.
+    #[prost(bool, tag = "8")]
+    pub is_alone: bool,
+}
+
+/// Asks the owner for a snapshot, or withdraws that.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct WantSnapshot {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub snapshot: String,
+    #[prost(bool, tag = "3")]
+    pub withdraw: bool,
+}
+
+/// The volume as it is after the record of this sequence number is kept. From the owner; with epoch 0 of
+/// a volume that was given up clean.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct TakeSnapshot {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub snapshot: String,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "4")]
+    pub sequence: u64,
+}
+
+/// Deletes a snapshot. One that clones need only loses its name.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DeleteSnapshot {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub snapshot: String,
+}
+
+/// Makes a volume that reads as a snapshot does.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CloneVolume {
+    /// The volume and its snapshot.
+    #[prost(string, tag = "1")]
+    pub from: String,
+    #[prost(string, tag = "2")]
+    pub snapshot: String,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// Bytes, not less than the snapshot's; 0 = as many.
+    #[prost(uint64, tag = "4")]
+    pub size: u64,
+    /// None: as the volume's.
+    #[prost(message, optional, tag = "5")]
+    pub redundancy: Option<RedundancyRow>,
+}
+
+/// The owner takes a snapshot's index for its own.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RollBack {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(string, tag = "3")]
+    pub snapshot: String,
+    /// The last record there is.
+    #[prost(uint64, tag = "4")]
+    pub sequence: u64,
+    #[prost(uint64, tag = "5")]
+    pub from_order: u64,
+}
+
+/// Sets the limits of a volume; none: it has none.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SetQos {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, optional, tag = "2")]
+    pub qos: Option<Qos>,
+}
+
+/// Gives a volume that nobody has attached another name.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RenameVolume {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub to: String,
+}
+
+/// Gives back some of the chunks that nothing needs, of a volume that is deleted or has lost a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SweepVolume {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+}
+
+/// Asks for a volume's row when it is another revision than this one, or after a moment.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AskWatch {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+}
+
+/// A page of a volume's snapshots.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AskSnapshots {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+    /// Numbers above this one.
+    #[prost(uint64, tag = "2")]
+    pub after: u64,
 }
 
 /// A page of a volume's chunks.

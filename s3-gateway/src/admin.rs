@@ -63,7 +63,7 @@ pub struct AdminHooks {
     /// Disks and nodes.
     pub members: Rc<dyn Fn(members::Asked) -> LocalBoxFuture<'static, Result<Value, members::Denied>>>,
     /// Volumes.
-    pub volumes: Rc<dyn Fn(volumes::AskedVolume) -> LocalBoxFuture<'static, Result<Value, members::Denied>>>,
+    pub volumes: Rc<dyn Fn(volumes::AskedVolume) -> LocalBoxFuture<'static, Result<volumes::Told, members::Denied>>>,
     /// Prometheus text.
     pub metrics: Rc<dyn Fn() -> String>,
     /// How long a bucket is kept in the trash, unless the request says.
@@ -127,7 +127,7 @@ pub async fn serve(
 struct Answer {
     status: StatusCode,
     content_type: &'static str,
-    body: String,
+    body: Bytes,
 }
 
 /// A refusal.
@@ -148,7 +148,7 @@ async fn answer(admin: &Admin, request: Request<Incoming>) -> Response<Full<Byte
             json_answer(refusal.status, &json!({ "error": error }))
         }
     };
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
     response.headers_mut().insert("content-type", HeaderValue::from_static(answer.content_type));
     crate::headers::set(response.headers_mut(), "x-amz-request-id", &request_id);
@@ -156,11 +156,11 @@ async fn answer(admin: &Admin, request: Request<Incoming>) -> Response<Full<Byte
 }
 
 fn json_answer(status: StatusCode, value: &Value) -> Answer {
-    Answer { status, content_type: "application/json", body: format!("{value}\n") }
+    Answer { status, content_type: "application/json", body: Bytes::from(format!("{value}\n")) }
 }
 
 fn text_answer(status: StatusCode, body: &str) -> Answer {
-    Answer { status, content_type: "text/plain; version=0.0.4", body: body.to_owned() }
+    Answer { status, content_type: "text/plain; version=0.0.4", body: Bytes::from(body.to_owned()) }
 }
 
 async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Refusal> {
@@ -174,7 +174,7 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
     let (parts, incoming) = request.into_parts();
     let now_ms = admin.platform.clock().unix_ms();
     let who = admin.verifier.authenticate(&parts, now_ms, async |key| admin.objects.access_key(key).await).await?;
-    let body = read_body(admin, incoming, &who).await?;
+    let body = read_body(admin, incoming, &who, parts.uri.path()).await?;
     let root_only = || {
         let refusal = refusal(StatusCode::FORBIDDEN, "AccessDenied", "only the root user may do this");
         if who.identity.is_root { Ok(()) } else { Err(refusal) }
@@ -190,8 +190,12 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
     if volumes::is_here(path) {
         root_only()?;
         if let Some(asked) = volumes::asked(&parts.method, path, &body)? {
-            let told = (admin.hooks.volumes)(asked).await?;
-            return Ok(json_answer(StatusCode::OK, &told));
+            return Ok(match (admin.hooks.volumes)(asked).await? {
+                volumes::Told::Tree(tree) => json_answer(StatusCode::OK, &tree),
+                volumes::Told::Data(body) => {
+                    Answer { status: StatusCode::OK, content_type: "application/octet-stream", body }
+                }
+            });
         }
     }
     if trash::is_here(path) {
@@ -235,8 +239,9 @@ async fn handle(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Ref
     }
 }
 
-async fn read_body(admin: &Admin, incoming: Incoming, who: &Authenticated) -> Result<Bytes, Refusal> {
-    let collect = Limited::new(incoming, BODY_MAX).collect();
+async fn read_body(admin: &Admin, incoming: Incoming, who: &Authenticated, path: &str) -> Result<Bytes, Refusal> {
+    let most = volumes::body_max(path).filter(|_| who.identity.is_root).unwrap_or(BODY_MAX);
+    let collect = Limited::new(incoming, most).collect();
     let body = admin.platform.clock().timeout(Duration::from_secs(20), collect).await;
     let body = match body {
         Ok(Ok(body)) => body.to_bytes(),
@@ -302,7 +307,7 @@ async fn delete_key(admin: &Admin, access_key: &str) -> Result<Answer, Refusal> 
         return Err(refusal(StatusCode::CONFLICT, "LastRootKey", why));
     }
     admin.objects.delete_access_key(access_key).await?;
-    Ok(Answer { status: StatusCode::NO_CONTENT, content_type: "application/json", body: String::new() })
+    Ok(Answer { status: StatusCode::NO_CONTENT, content_type: "application/json", body: Bytes::new() })
 }
 
 fn refusal(status: StatusCode, code: &'static str, message: &str) -> Refusal {

@@ -13,9 +13,12 @@ use super::wire::{self, Headers, export_flag, handshake, info, option, rep};
 use crate::device::Device;
 use crate::registry::{Lease, Registry};
 
-/// The name of the one context there is, and its number.
+/// What is stored and what is not.
 pub(super) const ALLOCATION: &str = "base:allocation";
-pub(super) const ALLOCATION_ID: u32 = 1;
+/// What has changed since a snapshot, whose name follows.
+pub(super) const CHANGED_SINCE: &str = "bixi:changed-since/";
+/// Snapshots whose contexts are listed, and contexts that a client may have.
+const SNAPSHOTS_MAX: usize = 64;
 /// Longer options are not even skipped.
 const SKIP_MAX: u32 = 32 << 20;
 
@@ -23,8 +26,8 @@ const SKIP_MAX: u32 = 32 << 20;
 pub(super) struct Agreed {
     pub device: Rc<dyn Device>,
     pub headers: Headers,
-    /// `base:allocation` was asked for.
-    pub allocation: bool,
+    /// What was asked for: a context's number is its place here, from 1 on.
+    pub contexts: Vec<String>,
     /// Keeps the volume attached.
     pub lease: Lease,
 }
@@ -36,7 +39,7 @@ struct Session<'a, S> {
     no_zeroes: bool,
     /// The export whose contexts were set.
     contexts_of: Option<String>,
-    allocation: bool,
+    contexts: Vec<String>,
 }
 
 /// Runs the handshake; `None`: the client has ended the session, or broken the protocol.
@@ -60,7 +63,7 @@ where
         headers: Headers::Simple,
         no_zeroes: flags & u32::from(handshake::NO_ZEROES) != 0,
         contexts_of: None,
-        allocation: false,
+        contexts: Vec::new(),
     };
     session.options().await
 }
@@ -154,7 +157,7 @@ where
 
     async fn contexts(&mut self, option: u32, data: &[u8]) -> io::Result<()> {
         if option == option::SET_META_CONTEXT {
-            (self.contexts_of, self.allocation) = (None, false);
+            (self.contexts_of, self.contexts) = (None, Vec::new());
         }
         if self.headers == Headers::Simple {
             return self.answer(option, rep::INVALID, b"structured replies come first").await;
@@ -169,12 +172,31 @@ where
             return self.answer(option, refusal(&error), error.to_string().as_bytes()).await;
         }
         let is_listing = option == option::LIST_META_CONTEXT;
-        let wants = |query: &String| query == ALLOCATION || is_listing && query == "base:";
-        if queries.iter().any(wants) || is_listing && queries.is_empty() {
-            let id = if is_listing { 0 } else { ALLOCATION_ID };
-            let entry = [&id.to_be_bytes()[..], ALLOCATION.as_bytes()].concat();
+        let asks = |start: &str| queries.iter().any(|query| query.starts_with(start));
+        let mut there = vec![ALLOCATION.to_owned()];
+        if asks("bixi:") || is_listing && queries.is_empty() {
+            let most = if is_listing { SNAPSHOTS_MAX } else { usize::MAX };
+            match self.registry.snapshots_of(&name, most).await {
+                Ok(names) => there.extend(names.iter().map(|snapshot| format!("{CHANGED_SINCE}{snapshot}"))),
+                Err(error) => return self.answer(option, refusal(&error), error.to_string().as_bytes()).await,
+            }
+        }
+        // A listing may ask for all of a kind.
+        let is_wanted = |context: &String| {
+            queries.contains(context)
+                || is_listing
+                    && (queries.is_empty()
+                        || queries.iter().any(|query| query.ends_with(':') && context.starts_with(query)))
+        };
+        there.retain(is_wanted);
+        there.truncate(SNAPSHOTS_MAX + 1);
+        for (place, context) in there.iter().enumerate() {
+            let id = if is_listing { 0 } else { place as u32 + 1 };
+            let entry = [&id.to_be_bytes()[..], context.as_bytes()].concat();
             self.answer(option, rep::META_CONTEXT, &entry).await?;
-            self.allocation |= !is_listing;
+        }
+        if !is_listing {
+            self.contexts = there;
         }
         if !is_listing {
             self.contexts_of = Some(name);
@@ -182,10 +204,10 @@ where
         self.answer(option, rep::ACK, &[]).await
     }
 
-    fn flags(&self) -> u16 {
+    fn flags(&self, is_read_only: bool) -> u16 {
         use export_flag::*;
-        let mut flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES | SEND_FAST_ZERO | SEND_CACHE;
-        flags |= CAN_MULTI_CONN;
+        let mut flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_CACHE | CAN_MULTI_CONN;
+        flags |= if is_read_only { READ_ONLY } else { SEND_TRIM | SEND_WRITE_ZEROES | SEND_FAST_ZERO };
         if self.headers >= Headers::Structured {
             flags |= SEND_DF;
         }
@@ -196,8 +218,9 @@ where
     }
 
     fn agreed(&mut self, name: &str, lease: Lease) -> Agreed {
-        let allocation = self.allocation && self.contexts_of.as_deref() == Some(name);
-        Agreed { device: lease.device(), headers: self.headers, allocation, lease }
+        let is_of_it = self.contexts_of.as_deref() == Some(name);
+        let contexts = if is_of_it { std::mem::take(&mut self.contexts) } else { Vec::new() };
+        Agreed { device: lease.device(), headers: self.headers, contexts, lease }
     }
 
     /// INFO, and GO, which ends the handshake if the export can be had.
@@ -227,7 +250,9 @@ where
         }
         let sizes = [wire::BLOCK_MIN, wire::BLOCK_BEST, wire::PAYLOAD_MAX as u32].map(u32::to_be_bytes).concat();
         self.answer(option, rep::INFO, &[&info::BLOCK_SIZE.to_be_bytes()[..], &sizes].concat()).await?;
-        let export = [&info::EXPORT.to_be_bytes()[..], &size.to_be_bytes(), &self.flags().to_be_bytes()].concat();
+        let export =
+            [&info::EXPORT.to_be_bytes()[..], &size.to_be_bytes(), &self.flags(is_read_only(&name)).to_be_bytes()]
+                .concat();
         self.answer(option, rep::INFO, &export).await?;
         self.answer(option, rep::ACK, &[]).await?;
         Ok(lease.map(|lease| self.agreed(&name, lease)))
@@ -244,7 +269,7 @@ where
             }
         };
         let mut reply = lease.device().size().to_be_bytes().to_vec();
-        reply.extend_from_slice(&self.flags().to_be_bytes());
+        reply.extend_from_slice(&self.flags(is_read_only(name)).to_be_bytes());
         if !self.no_zeroes {
             reply.extend_from_slice(&[0; 124]);
         }
@@ -252,6 +277,11 @@ where
         self.stream.flush().await?;
         Ok(Some(self.agreed(name, lease)))
     }
+}
+
+/// Snapshots are.
+fn is_read_only(name: &str) -> bool {
+    name.contains('@')
 }
 
 fn refusal(error: &VolumeError) -> u32 {

@@ -13,7 +13,7 @@ use platform::buffer::Buffer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::handshake::{ALLOCATION_ID, Agreed};
+use super::handshake::{Agreed, CHANGED_SINCE};
 use super::wire::{self, Headers, Request, chunk, cmd, cmd_flag, errno};
 use crate::device::{Device, Fault, Run};
 
@@ -31,7 +31,7 @@ const STATUS_MAX: u64 = 64 << 30;
 struct Connection {
     device: Rc<dyn Device>,
     headers: Headers,
-    allocation: bool,
+    contexts: Vec<String>,
 }
 
 /// A reply, or its refusal: number and text.
@@ -45,11 +45,8 @@ where
     let (mut reader, writer) = tokio::io::split(stream);
     let (send, replies) = mpsc::unbounded_channel::<Vec<Bytes>>();
     let writing = platform.tasks().spawn(send_replies(writer, replies));
-    let connection = Rc::new(Connection {
-        device: Rc::clone(&agreed.device),
-        headers: agreed.headers,
-        allocation: agreed.allocation,
-    });
+    let connection =
+        Rc::new(Connection { device: Rc::clone(&agreed.device), headers: agreed.headers, contexts: agreed.contexts });
     let budget = Arc::new(Semaphore::new(BUDGET_KIB as usize));
     let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
     let mut head = vec![0; agreed.headers.request_len()];
@@ -183,7 +180,7 @@ impl Connection {
             cmd::BLOCK_STATUS => cmd_flag::FUA | cmd_flag::REQ_ONE | if extended { cmd_flag::PAYLOAD_LEN } else { 0 },
             _ => return invalid("unknown command"),
         };
-        if request.cmd == cmd::BLOCK_STATUS && !self.allocation {
+        if request.cmd == cmd::BLOCK_STATUS && self.contexts.is_empty() {
             return invalid("no context was agreed on");
         }
         flags = request.flags & !flags;
@@ -195,6 +192,10 @@ impl Connection {
         }
         let has_payload = request.cmd == cmd::BLOCK_STATUS && request.flags & cmd_flag::PAYLOAD_LEN != 0;
         let len = if has_payload { 0 } else { request.len };
+        let changes = matches!(request.cmd, cmd::WRITE | cmd::WRITE_ZEROES | cmd::TRIM);
+        if changes && self.device.is_read_only() {
+            return Err((errno::EPERM, "a snapshot can only be read".into()));
+        }
         let end = request.offset.checked_add(len);
         if end.is_none_or(|end| end > self.device.size()) {
             let number =
@@ -249,7 +250,7 @@ impl Connection {
     async fn block_status(&self, request: &Request, payload: &Bytes) -> Reply {
         let invalid = |text: &str| Err((errno::EINVAL, text.to_owned()));
         let mut len = request.len;
-        let mut is_wanted = true;
+        let mut wanted: Vec<u32> = (1..=self.contexts.len() as u32).collect();
         if request.flags & cmd_flag::PAYLOAD_LEN != 0 {
             // The length of the effect, then the contexts that are wanted.
             if payload.len() < 8 || !payload.len().is_multiple_of(4) {
@@ -257,40 +258,68 @@ impl Connection {
             }
             let (first, ids) = payload.split_at(8);
             len = first.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-            let ids: Vec<&[u8]> = ids.chunks_exact(4).collect();
-            if ids.iter().any(|id| **id != ALLOCATION_ID.to_be_bytes()) || ids.len() > 1 {
+            let number = |id: &[u8]| id.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+            let ids: Vec<u32> = ids.chunks_exact(4).map(number).collect();
+            let mut once = ids.clone();
+            once.sort_unstable();
+            once.dedup();
+            if once.len() < ids.len() || !ids.iter().all(|id| wanted.contains(id)) {
                 return invalid("contexts that were not agreed on");
             }
-            is_wanted = !ids.is_empty();
+            wanted = ids;
             if len == 0 || request.offset.checked_add(len).is_none_or(|end| end > self.device.size()) {
                 return invalid("a status of nothing, or beyond the end");
             }
         }
-        if !is_wanted {
+        if wanted.is_empty() {
             return Ok(vec![Bytes::from(wire::chunk_header(self.headers, request, chunk::NONE, true, 0))]);
         }
+        let mut frames = Vec::new();
+        for (place, id) in wanted.iter().enumerate() {
+            let mut runs = self.runs(&self.contexts[*id as usize - 1], request.offset, len.min(STATUS_MAX)).await?;
+            runs.truncate(if request.flags & cmd_flag::REQ_ONE != 0 { 1 } else { RUNS_MAX });
+            let body = self.status_body(*id, &runs);
+            let is_extended = self.headers == Headers::Extended;
+            let kind = if is_extended { chunk::BLOCK_STATUS_EXT } else { chunk::BLOCK_STATUS };
+            let is_last = place + 1 == wanted.len();
+            let header = wire::chunk_header(self.headers, request, kind, is_last, body.len() as u64);
+            frames.extend([Bytes::from(header), Bytes::from(body)]);
+        }
+        Ok(frames)
+    }
+
+    /// What a context says of a range: lengths and states.
+    async fn runs(&self, context: &str, start: u64, len: u64) -> Result<Vec<(u64, u32)>, (u32, String)> {
         let told = |error: client::volume::VolumeError| (wire::errno_of(Fault::from(&error)), error.to_string());
-        let mut runs = self.device.status(request.offset, len.min(STATUS_MAX)).await.map_err(told)?;
+        Ok(match context.strip_prefix(CHANGED_SINCE) {
+            Some(snapshot) => {
+                let runs = self.device.changed_since(snapshot, start, len).await.map_err(told)?;
+                runs.iter().map(|run| (run.len, u32::from(run.is_changed))).collect()
+            }
+            None => {
+                let runs = self.device.status(start, len).await.map_err(told)?;
+                // A hole that reads as zeroes, or bytes.
+                runs.iter().map(|run| (run.len, if run.is_hole { 3 } else { 0 })).collect()
+            }
+        })
+    }
+
+    fn status_body(&self, id: u32, runs: &[(u64, u32)]) -> Vec<u8> {
         let is_extended = self.headers == Headers::Extended;
-        runs.truncate(if request.flags & cmd_flag::REQ_ONE != 0 { 1 } else { RUNS_MAX });
-        let mut body = ALLOCATION_ID.to_be_bytes().to_vec();
+        let mut body = id.to_be_bytes().to_vec();
         if is_extended {
             body.extend_from_slice(&(runs.len() as u32).to_be_bytes());
         }
-        for run in &runs {
-            // A hole that reads as zeroes, or bytes.
-            let state = if run.is_hole { 3u32 } else { 0 };
+        for (len, state) in runs {
             if is_extended {
-                body.extend_from_slice(&run.len.to_be_bytes());
-                body.extend_from_slice(&u64::from(state).to_be_bytes());
+                body.extend_from_slice(&len.to_be_bytes());
+                body.extend_from_slice(&u64::from(*state).to_be_bytes());
             } else {
                 // Runs are at most as long as the request, whose length has 32 bits here.
-                body.extend_from_slice(&(run.len as u32).to_be_bytes());
+                body.extend_from_slice(&(*len as u32).to_be_bytes());
                 body.extend_from_slice(&state.to_be_bytes());
             }
         }
-        let kind = if is_extended { chunk::BLOCK_STATUS_EXT } else { chunk::BLOCK_STATUS };
-        let header = wire::chunk_header(self.headers, request, kind, true, body.len() as u64);
-        Ok(vec![Bytes::from(header), Bytes::from(body)])
+        body
     }
 }

@@ -56,6 +56,7 @@ pub mod info {
 /// Flags of an export.
 pub mod export_flag {
     pub const HAS_FLAGS: u16 = 1;
+    pub const READ_ONLY: u16 = 1 << 1;
     pub const SEND_FLUSH: u16 = 1 << 2;
     pub const SEND_FUA: u16 = 1 << 3;
     pub const SEND_TRIM: u16 = 1 << 5;
@@ -275,6 +276,7 @@ pub fn errno_of(fault: Fault) -> u32 {
         Fault::Invalid => errno::EINVAL,
         Fault::NoSpace => errno::ENOSPC,
         Fault::Shutdown => errno::ESHUTDOWN,
+        Fault::ReadOnly => errno::EPERM,
     }
 }
 

@@ -3,7 +3,10 @@
 use proto::meta::{Body, refusal};
 use proto::query::{Ask, AskAll, AskBucket};
 use proto::rows::RedundancyRow;
-use proto::volume::{AskVolumeChunks, CreateVolume, DeleteVolume, ResizeVolume, VolumeChunk, VolumeRow};
+use proto::volume::{
+    AskSnapshots, AskVolumeChunks, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, Qos, RenameVolume,
+    ResizeVolume, SetQos, SnapshotRow, VolumeChunk, VolumeRow, WantSnapshot,
+};
 use types::ids::Partition;
 use types::redundancy::Redundancy;
 
@@ -76,6 +79,106 @@ pub async fn resize(meta: &MetaClient, name: &str, size: u64) -> Result<VolumeRo
     let body = Body::ResizeVolume(ResizeVolume { name: name.into(), size, epoch: 0 });
     let outcome = meta.command(partition_of(row.id), body).await.map_err(told)?;
     outcome.volume.ok_or_else(|| VolumeError::Damaged("a volume was resized, and is not told of".into()))
+}
+
+/// Makes a volume that reads as a snapshot does. Size 0: the snapshot's; no redundancy: the volume's.
+///
+/// # Errors
+/// The name is taken, there is no such snapshot, the size is less.
+pub async fn clone(
+    meta: &MetaClient,
+    from: &str,
+    snapshot: &str,
+    name: &str,
+    size: u64,
+    redundancy: Option<Redundancy>,
+) -> Result<VolumeRow, VolumeError> {
+    let parent = named(meta, from).await?;
+    let redundancy = redundancy.map(RedundancyRow::from);
+    let body = CloneVolume { from: from.into(), snapshot: snapshot.into(), name: name.into(), size, redundancy };
+    let outcome = meta.command(partition_of(parent.id), Body::CloneVolume(body)).await.map_err(told)?;
+    outcome.volume.ok_or_else(|| VolumeError::Damaged("a volume was cloned, and is not told of".into()))
+}
+
+/// Gives a volume that nobody has attached another name.
+///
+/// # Errors
+/// It is attached, the name is taken or not one.
+pub async fn rename(meta: &MetaClient, name: &str, to: &str) -> Result<(), VolumeError> {
+    let row = named(meta, name).await?;
+    let body = Body::RenameVolume(RenameVolume { name: name.into(), to: to.into() });
+    meta.command(partition_of(row.id), body).await.map_err(told)?;
+    Ok(())
+}
+
+/// Sets what a volume's clients may ask for; its owner knows a moment later.
+///
+/// # Errors
+/// There is none.
+pub async fn set_qos(meta: &MetaClient, name: &str, qos: Option<Qos>) -> Result<VolumeRow, VolumeError> {
+    let row = named(meta, name).await?;
+    let body = Body::SetQos(SetQos { name: name.into(), qos });
+    let outcome = meta.command(partition_of(row.id), body).await.map_err(told)?;
+    outcome.volume.ok_or_else(|| VolumeError::Damaged("limits were set, and are not told of".into()))
+}
+
+/// Deletes a snapshot; what only it held comes back behind this.
+///
+/// # Errors
+/// There is none.
+pub async fn delete_snapshot(meta: &MetaClient, name: &str, snapshot: &str) -> Result<(), VolumeError> {
+    let row = named(meta, name).await?;
+    let body = Body::DeleteSnapshot(DeleteSnapshot { name: name.into(), snapshot: snapshot.into() });
+    meta.command(partition_of(row.id), body).await.map_err(told)?;
+    Ok(())
+}
+
+/// Asks the owner of a volume for a snapshot, or withdraws that. Answers the volume's row.
+pub(super) async fn want_snapshot(
+    meta: &MetaClient,
+    volume: u64,
+    name: &str,
+    snapshot: &str,
+    withdraw: bool,
+) -> Result<VolumeRow, VolumeError> {
+    let body = Body::WantSnapshot(WantSnapshot { name: name.into(), snapshot: snapshot.into(), withdraw });
+    let outcome = meta.command(partition_of(volume), body).await.map_err(told)?;
+    outcome.volume.ok_or_else(|| VolumeError::Damaged("a snapshot is wanted, and nothing is told".into()))
+}
+
+/// The snapshots of a volume, by number; also hidden ones, which only clones need.
+///
+/// # Errors
+/// No leader in time.
+pub async fn snapshots(meta: &MetaClient, volume: u64) -> Result<Vec<SnapshotRow>, VolumeError> {
+    let (mut all, mut after): (Vec<SnapshotRow>, u64) = (Vec::new(), 0);
+    loop {
+        let page = meta.query(Ask::Snapshots(AskSnapshots { volume, after })).await.map_err(told)?.snapshots;
+        let Some(last) = page.last() else { return Ok(all) };
+        after = last.number;
+        all.extend(page);
+    }
+}
+
+/// The snapshot of a name.
+pub(super) async fn snapshot_named(
+    meta: &MetaClient,
+    volume: &VolumeRow,
+    name: &str,
+) -> Result<Option<SnapshotRow>, VolumeError> {
+    let all = snapshots(meta, volume.id).await?;
+    Ok(all.into_iter().find(|snapshot| !snapshot.hidden && snapshot.name == name))
+}
+
+/// The snapshot of a number.
+pub(super) async fn snapshot_numbered(
+    meta: &MetaClient,
+    volume: u64,
+    number: u64,
+) -> Result<Option<SnapshotRow>, VolumeError> {
+    let ask = AskSnapshots { volume, after: number.saturating_sub(1) };
+    let page = meta.query(Ask::Snapshots(ask)).await.map_err(told)?.snapshots;
+    Ok(page.into_iter().next().filter(|snapshot| snapshot.number == number))
 }
 
 /// The chunks of a volume's journal, in its order.

@@ -10,18 +10,19 @@ use platform::buffer::Buffer;
 use proto::journal::{ENTRIES_MAX, Entry, EntryKind, record_kind};
 use proto::meta::Body;
 use proto::rows::ExtentRow;
-use proto::volume::{Checkpoint, DetachVolume, PageRow};
+use proto::volume::{Checkpoint, DetachVolume, IndexPage, PageRow};
 use types::ids::ChunkId;
 
-use super::admin::{named, told};
+use super::admin::{snapshots, told};
 use super::device::{Volume, VolumeError};
+use super::index::Moment;
 use super::journal::{CHUNK_LEN, RECORD_MAX, Record, note_end, partition_of};
 use super::recover;
 
 /// How often it is looked whether something is to be done.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Bytes of journal after which a checkpoint is due: what recovery reads again.
-const DUE: u64 = 256 << 20;
+const DUE: u64 = 128 << 20;
 /// One is due also when nothing was changed for so long.
 const IDLE: Duration = Duration::from_secs(3);
 /// Chunks that one checkpoint gives back at most.
@@ -38,10 +39,12 @@ impl Volume {
             if this.ended().is_some() {
                 return;
             }
-            this.look_at_row().await;
             behind += this.0.journal.take_appended();
             let idle = clock.now().saturating_since(this.0.changed.get()) >= IDLE;
-            let is_due = behind >= DUE || idle && this.0.index.borrow().dirty() > 0;
+            let is_due = {
+                let index = this.0.map.index.borrow();
+                behind >= DUE || idle && !index.is_stored() || index.first_frozen().is_some()
+            };
             if is_due {
                 match this.checkpoint().await {
                     Ok(()) => behind = 0,
@@ -54,75 +57,74 @@ impl Volume {
         }
     }
 
-    /// Whether the volume is this process's still, and how large it is now.
-    async fn look_at_row(&self) {
-        match named(&self.0.meta, &self.0.name).await {
-            Ok(row) if row.id == self.0.id && row.epoch == self.0.epoch => self.0.size.set(row.size),
-            Ok(row) => {
-                let text = format!("volume {} belongs to {} now", row.name, row.owner);
-                self.0.ended.borrow_mut().get_or_insert(VolumeError::Fenced(text));
-            }
-            Err(VolumeError::NotFound(text)) => {
-                self.0
-                    .ended
-                    .borrow_mut()
-                    .get_or_insert(VolumeError::Fenced(format!("there is no volume {text} any more")));
-            }
-            // Without the metadata it goes on with what it has.
-            Err(error) => tracing::debug!(volume = %self.0.name, %error, "the volume's row is not known"),
-        }
-    }
-
-    /// Writes the index into the journal and has the row name it.
+    /// Writes the index into the journal and has the row name it: as it was at the moments that are frozen,
+    /// one after the other, or as it is now.
     pub(super) async fn checkpoint(&self) -> Result<(), VolumeError> {
         let _one = self.0.saving.lock().await;
-        let (sequence, from_order) = (self.0.applied.get(), self.replay_order());
-        self.0.index.borrow_mut().begin_saving();
-        if let Err((page, error)) = self.save_pages().await {
-            self.0.index.borrow_mut().give_up_saving(page);
-            return Err(error);
+        if self.0.map.index.borrow().first_frozen().is_none() {
+            let moment = self.moment();
+            self.0.map.index.borrow_mut().freeze(moment);
         }
-        let (root, used) = self.0.index.borrow_mut().root();
-        let root = self.save_root(&proto::encode(&root)).await?;
-        let drop = self.dead(from_order, &root);
-        let body =
-            Checkpoint { volume: self.0.id, epoch: self.0.epoch, root, sequence, used, drop: drop.clone(), from_order };
-        let saved = self.0.meta.command(partition_of(self.0.id), Body::Checkpoint(body)).await;
-        saved.map_err(|error| {
-            note_end(&self.0.ended, &error);
-            told(error)
-        })?;
-        let mut orders = self.0.orders.borrow_mut();
-        for chunk in &drop {
-            orders.remove(chunk);
+        loop {
+            let Some(moment) = self.0.map.index.borrow().first_frozen() else { return Ok(()) };
+            if self.0.taking.borrow().iter().any(|taking| *taking < moment.sequence) {
+                // The metaservers are being told of a snapshot before it.
+                return Ok(());
+            }
+            self.save_pages().await?;
+            let (root, used) = self.0.map.index.borrow().root();
+            let is_alone = self.is_alone();
+            let root = self.save_root(&proto::encode(&root)).await?;
+            let drop = self.dead(moment.from_order, &root);
+            let Moment { sequence, from_order } = moment;
+            let body = Checkpoint {
+                volume: self.0.id,
+                epoch: self.0.epoch,
+                root,
+                sequence,
+                used,
+                drop: drop.clone(),
+                from_order,
+                is_alone,
+            };
+            let saved = self.0.meta.command(partition_of(self.0.id), Body::Checkpoint(body)).await;
+            saved.map_err(|error| {
+                note_end(&self.0.ended, &error);
+                told(error)
+            })?;
+            self.0.map.index.borrow_mut().thaw();
+            self.0.saved.set(sequence);
+            let mut orders = self.0.orders.borrow_mut();
+            for chunk in &drop {
+                orders.remove(chunk);
+            }
         }
-        Ok(())
     }
 
-    /// Stores the pages of the checkpoint; a page's number if it was left half-way.
-    async fn save_pages(&self) -> Result<(), (Option<u64>, VolumeError)> {
-        let mut batch: Vec<(u64, Bytes)> = Vec::new();
+    /// Whether the index that is being stored names only chunks of this volume, not of one it was cloned of.
+    fn is_alone(&self) -> bool {
+        let orders = self.0.orders.borrow();
+        self.0.map.index.borrow().all_in(|chunk| orders.contains_key(&chunk))
+    }
+
+    /// Stores the pages of the first moment that is frozen.
+    async fn save_pages(&self) -> Result<(), VolumeError> {
+        let mut batch: Vec<(u64, IndexPage, Bytes)> = Vec::new();
         let mut len = 0;
         loop {
-            let next = self.0.index.borrow_mut().next_page();
+            let next = self.0.map.index.borrow_mut().next_page();
             let is_last = next.is_none();
             match next {
                 Some((number, Some(page))) => {
                     let bytes = Bytes::from(proto::encode(&page));
                     len += bytes.len();
-                    batch.push((number, bytes));
+                    batch.push((number, page, bytes));
                 }
-                Some((number, None)) => self.0.index.borrow_mut().stored(number, None),
+                Some((number, None)) => self.0.map.index.borrow_mut().stored(number, None),
                 None => {}
             }
             if len >= RECORD_MAX / 2 || is_last && !batch.is_empty() {
-                self.save_batch(&batch).await.map_err(|error| {
-                    // Those of the batch are not stored; all but one are put back here.
-                    let mut index = self.0.index.borrow_mut();
-                    batch.iter().for_each(|(number, _)| index.touch(*number));
-                    (None, error)
-                })?;
-                batch.clear();
+                self.save_batch(std::mem::take(&mut batch)).await?;
                 len = 0;
             }
             if is_last {
@@ -131,15 +133,25 @@ impl Volume {
         }
     }
 
-    async fn save_batch(&self, batch: &[(u64, Bytes)]) -> Result<(), VolumeError> {
-        let (chunk, mut offset) = self.append_index(batch.iter().map(|(_, bytes)| bytes.clone()).collect()).await?;
-        let mut index = self.0.index.borrow_mut();
-        for (number, bytes) in batch {
-            let len = bytes.len() as u32;
-            index.stored(*number, Some(PageRow { page: *number, chunk, offset: offset as u32, len }));
-            offset += u64::from(len);
+    async fn save_batch(&self, batch: Vec<(u64, IndexPage, Bytes)>) -> Result<(), VolumeError> {
+        let appended = self.append_index(batch.iter().map(|(_, _, bytes)| bytes.clone()).collect()).await;
+        let mut index = self.0.map.index.borrow_mut();
+        match appended {
+            Ok((chunk, mut offset)) => {
+                for (number, _, bytes) in batch {
+                    let len = bytes.len() as u32;
+                    index.stored(number, Some(PageRow { page: number, chunk, offset: offset as u32, len }));
+                    offset += u64::from(len);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                for (number, page, _) in batch {
+                    index.put_back(number, page);
+                }
+                Err(error)
+            }
         }
-        Ok(())
     }
 
     async fn save_root(&self, bytes: &[u8]) -> Result<Vec<ExtentRow>, VolumeError> {
@@ -158,19 +170,23 @@ impl Volume {
         Ok(self.0.journal.append(record).await?)
     }
 
-    /// Chunks that hold nothing: neither bytes nor pages nor this root nor records to read again.
+    /// Chunks that hold nothing: neither bytes nor pages of the index, now or as it was at a moment that is
+    /// not stored yet, nor this root, nor records to read again.
     fn dead(&self, from_order: u64, root: &[ExtentRow]) -> Vec<u64> {
-        let (index, orders) = (self.0.index.borrow(), self.0.orders.borrow());
+        let (index, orders) = (self.0.map.index.borrow(), self.0.orders.borrow());
         let is_dead = |(chunk, order): &(&u64, &u64)| {
-            **order < from_order && index.live_of(**chunk) == 0 && !root.iter().any(|piece| piece.chunk == **chunk)
+            **order < from_order && !index.needs(**chunk) && !root.iter().any(|piece| piece.chunk == **chunk)
         };
         orders.iter().filter(is_dead).map(|(chunk, _)| *chunk).take(DROP_MAX).collect()
     }
 
     /// Copies what is alive out of the chunk in which least is, if that is worth it: then it is dead.
     async fn compact(&self) -> Result<(), VolumeError> {
-        let Some(chunk) = self.worth_compacting() else { return Ok(()) };
-        let records = recover::records(&self.0.reader, chunk, self.0.id).await?;
+        if self.worth_compacting(0).is_none() {
+            return Ok(());
+        }
+        let Some(chunk) = self.worth_compacting(self.kept_below().await?) else { return Ok(()) };
+        let records = recover::records(&self.0.map.reader, chunk, self.0.id).await?;
         for record in records {
             if record.head.kind == record_kind::INDEX {
                 continue;
@@ -179,8 +195,7 @@ impl Volume {
             let (mut at, mut bytes) = (record.data_at, 0);
             for entry in record.entries.iter().filter(|entry| entry.kind == EntryKind::Write) {
                 let (start, len) = (entry.start, u64::from(entry.len));
-                self.fetch(start, len).await?;
-                let alive = self.0.index.borrow().lookup(start, len);
+                let alive = self.0.map.look(start, len).await?;
                 for piece in alive {
                     // Alive is what still lies exactly here.
                     if piece.at != Some((chunk, at + (piece.start - start))) {
@@ -191,7 +206,7 @@ impl Volume {
                         bytes = 0;
                     }
                     let (from, len) = (at + (piece.start - start), piece.len);
-                    let read = self.0.reader.read_once(ChunkId(chunk), from, len).await;
+                    let read = self.0.map.reader.read_once(ChunkId(chunk), from, len).await;
                     let data = read.map_err(|error| VolumeError::Unavailable(error.to_string()))?;
                     let entry = Entry { kind: EntryKind::Write, start: piece.start, len: len as u32 };
                     pieces.push((entry, data));
@@ -204,21 +219,33 @@ impl Volume {
             }
         }
         // Pages that lie here are stored anew with the next checkpoint.
-        let pages = self.0.index.borrow().pages_in(chunk);
-        self.fetch_pages(&pages).await?;
-        pages.iter().for_each(|row| self.0.index.borrow_mut().touch(row.page));
+        let pages = self.0.map.index.borrow().pages_in(chunk);
+        self.0.map.fetch_pages(&pages).await?;
+        pages.iter().for_each(|row| self.0.map.index.borrow_mut().touch(row.page));
         tracing::info!(volume = %self.0.name, chunk = %ChunkId(chunk), "a chunk of the journal was compacted");
         self.0.platform.reached("volume chunk is compacted");
         self.checkpoint().await
     }
 
-    /// A full chunk of which less than a half is alive, when the journal is twice what is alive of it.
-    fn worth_compacting(&self) -> Option<u64> {
-        let (index, orders) = (self.0.index.borrow(), self.0.orders.borrow());
+    /// Chunks of a lower order are kept for snapshots: copying out of them would free nothing.
+    async fn kept_below(&self) -> Result<u64, VolumeError> {
+        let revision = self.0.revision.get();
+        if self.0.kept.get().0 != revision || revision == 0 {
+            let all = snapshots(&self.0.meta, self.0.id).await?;
+            let below = all.iter().map(|snapshot| snapshot.upto_order).max().unwrap_or(0);
+            self.0.kept.set((revision, below));
+        }
+        Ok(self.0.kept.get().1)
+    }
+
+    /// A full chunk, not below that order, of which less than a half is alive, when those chunks are twice
+    /// what is alive of them.
+    fn worth_compacting(&self, kept_below: u64) -> Option<u64> {
+        let (index, orders) = (self.0.map.index.borrow(), self.0.orders.borrow());
         let from_order = self.replay_order();
         let full: Vec<(u64, u64)> = orders
             .iter()
-            .filter(|(_, order)| **order < from_order)
+            .filter(|(_, order)| (kept_below..from_order).contains(*order))
             .map(|(chunk, _)| (index.live_of(*chunk), *chunk))
             .filter(|(live, _)| *live > 0)
             .collect();
@@ -237,10 +264,19 @@ impl Volume {
             return Err(ended);
         }
         self.checkpoint().await?;
+        if !self.0.map.index.borrow().is_stored() {
+            // That stored an earlier moment.
+            self.checkpoint().await?;
+        }
         let _one = self.0.saving.lock().await;
-        let body = Body::DetachVolume(DetachVolume { volume: self.0.id, epoch: self.0.epoch });
+        self.give_up(self.0.applied.get()).await
+    }
+
+    /// Gives the volume up as it is kept. `sequence`: the last record there is.
+    pub(super) async fn give_up(&self, sequence: u64) -> Result<(), VolumeError> {
+        let body = Body::DetachVolume(DetachVolume { volume: self.0.id, epoch: self.0.epoch, sequence });
         self.0.meta.command(partition_of(self.0.id), body).await.map_err(told)?;
-        self.0.ended.borrow_mut().get_or_insert(VolumeError::Fenced("it was detached".into()));
+        self.end("it was detached".into());
         Ok(())
     }
 }

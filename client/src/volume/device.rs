@@ -10,19 +10,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
 use platform::Platform;
-use platform::buffer::Buffer;
 use platform::clock::Instant;
 use proto::journal::{ENTRIES_MAX, Entry, EntryKind, record_kind};
-use proto::volume::{IndexPage, PageRow};
 use thiserror::Error;
 use tokio::sync::oneshot;
-use types::ids::ChunkId;
 
 use super::index::{Index, Piece};
 use super::journal::{Ended, Journal, Orders, RECORD_MAX, Record};
-use crate::chunk::reader::{ChunkReader, READ_MAX, ReadError};
+use super::mapped::Mapped;
+use super::qos::Limiter;
+use crate::chunk::reader::ChunkReader;
 use crate::chunk::writer::WriteError;
 use crate::meta::MetaClient;
 
@@ -36,10 +34,6 @@ const WAITING_MAX: usize = 16 << 20;
 pub(super) const LEASE_HALF: Duration = Duration::from_secs(2);
 /// Bytes that one entry clears at most.
 const CLEAR_MAX: u64 = 1 << 30;
-/// Pages fetched at once.
-const FETCHES: usize = 32;
-/// How often a read looks again where bytes lie that were moved away meanwhile.
-const LOOKS: usize = 8;
 
 /// Why a volume did not do what it was asked.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -63,6 +57,9 @@ pub enum VolumeError {
         /// Size of the volume.
         size: u64,
     },
+    /// A snapshot is read, not written.
+    #[error("a snapshot can only be read")]
+    ReadOnly,
     /// The pool is full.
     #[error("no space: {0}")]
     NoSpace(String),
@@ -92,6 +89,21 @@ struct Change {
     entry: Entry,
     data: Bytes,
     done: oneshot::Sender<Result<(), VolumeError>>,
+    /// Dropped when the change is carried out or has failed.
+    _pin: Pin,
+}
+
+/// Keeps the index pages of a range here.
+struct Pin {
+    volume: Rc<Inner>,
+    start: u64,
+    len: u64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.volume.map.index.borrow_mut().unpin(self.start, self.len);
+    }
 }
 
 /// A record whose fate is known.
@@ -104,13 +116,13 @@ struct Through {
 pub(super) struct Inner {
     pub platform: Platform,
     pub meta: MetaClient,
-    pub reader: ChunkReader,
+    pub map: Mapped,
     pub journal: Journal,
     pub name: String,
     pub id: u64,
     pub epoch: u64,
     pub size: Cell<u64>,
-    pub index: RefCell<Index>,
+    pub limiter: RefCell<Limiter>,
     pub orders: Orders,
     pub ended: Ended,
     queue: RefCell<VecDeque<Change>>,
@@ -127,6 +139,14 @@ pub(super) struct Inner {
     confirmed: Cell<Instant>,
     pub changed: Cell<Instant>,
     pub saving: tokio::sync::Mutex<()>,
+    /// The record up to which the row's index goes.
+    pub saved: Cell<u64>,
+    /// Moments of snapshots that the metaservers are being told of.
+    pub taking: RefCell<Vec<u64>>,
+    /// The row's revision as it was seen last.
+    pub revision: Cell<u64>,
+    /// Chunks of a lower order are kept for snapshots, as of a revision.
+    pub kept: Cell<(u64, u64)>,
 }
 
 /// What recovery found.
@@ -155,13 +175,13 @@ impl Volume {
         Volume(Rc::new(Inner {
             platform,
             meta,
-            reader,
+            map: Mapped::new(reader, found.index),
             journal,
             name: row.name.clone(),
             id: row.id,
             epoch: row.epoch,
             size: Cell::new(row.size),
-            index: RefCell::new(found.index),
+            limiter: RefCell::new(Limiter::of(row.qos.unwrap_or_default())),
             orders,
             ended,
             queue: RefCell::default(),
@@ -175,12 +195,21 @@ impl Volume {
             confirmed: Cell::new(now),
             changed: Cell::new(now),
             saving: tokio::sync::Mutex::new(()),
+            saved: Cell::new(row.sequence),
+            taking: RefCell::default(),
+            revision: Cell::new(0),
+            kept: Cell::new((u64::MAX, u64::MAX)),
         }))
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// Rises with every owner.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
     }
 
     /// Bytes.
@@ -199,13 +228,13 @@ impl Volume {
     /// See [`VolumeError`]. The bytes may or may not be there, each block for itself.
     pub async fn write(&self, start: u64, data: Bytes) -> Result<(), VolumeError> {
         self.check(start, data.len() as u64)?;
-        self.fetch(start, data.len() as u64).await?;
+        self.admit(data.len() as u64).await;
         let mut waits = Vec::new();
         let mut at = 0;
         while at < data.len() {
             let len = (data.len() - at).min(RECORD_MAX);
             let entry = Entry { kind: EntryKind::Write, start: start + at as u64, len: len as u32 };
-            waits.push(self.enter(entry, data.slice(at..at + len)).await);
+            waits.push(self.enter(entry, data.slice(at..at + len)).await?);
             at += len;
         }
         all(waits).await
@@ -217,15 +246,24 @@ impl Volume {
     /// See [`VolumeError`].
     pub async fn clear(&self, start: u64, len: u64) -> Result<(), VolumeError> {
         self.check(start, len)?;
-        self.fetch(start, len).await?;
+        self.admit(0).await;
         let (mut waits, mut at, end) = (Vec::new(), start, start + len);
         while at < end {
             let part = (end - at).min(CLEAR_MAX);
             let entry = Entry { kind: EntryKind::Clear, start: at, len: part as u32 };
-            waits.push(self.enter(entry, Bytes::new()).await);
+            waits.push(self.enter(entry, Bytes::new()).await?);
             at += part;
         }
         all(waits).await
+    }
+
+    /// Waits until the volume's limits let a request through.
+    async fn admit(&self, bytes: u64) {
+        let clock = self.0.platform.clock();
+        let wait = self.0.limiter.borrow_mut().admit(clock.now(), bytes);
+        if !wait.is_zero() {
+            clock.sleep(wait).await;
+        }
     }
 
     /// Everything acknowledged is durable: says whether this process is still the owner.
@@ -246,46 +284,8 @@ impl Volume {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        for _ in 0..LOOKS {
-            match self.read_now(start, len).await {
-                Ok(bytes) => return Ok(bytes),
-                // Compacted away between the look and the read.
-                Err(ReadError::Gone(_)) => {}
-                Err(error) => return Err(VolumeError::Unavailable(error.to_string())),
-            }
-        }
-        Err(VolumeError::Unavailable("the bytes are moved faster than they can be read".into()))
-    }
-
-    async fn read_now(&self, start: u64, len: u64) -> Result<Bytes, ReadError> {
-        self.fetch(start, len).await.map_err(|error| ReadError::TooFewShards(error.to_string()))?;
-        let pieces = self.0.index.borrow().lookup(start, len);
-        if let [Piece { at: Some((chunk, offset)), len, .. }] = pieces[..]
-            && len <= READ_MAX
-        {
-            return self.0.reader.read_once(ChunkId(chunk), offset, len).await;
-        }
-        let mut reads = Vec::new();
-        for piece in &pieces {
-            let Some((chunk, offset)) = piece.at else { continue };
-            let mut at = 0;
-            while at < piece.len {
-                let part = (piece.len - at).min(READ_MAX);
-                let place = (piece.start - start + at) as usize;
-                reads.push(async move {
-                    self.0.reader.read_once(ChunkId(chunk), offset + at, part).await.map(|bytes| (place, bytes))
-                });
-                at += part;
-            }
-        }
-        if reads.is_empty() {
-            return Ok(Buffer::zeros(len as usize));
-        }
-        let mut out = Buffer::zeroed(len as usize);
-        for (place, bytes) in try_join_all(reads).await? {
-            out[place..place + bytes.len()].copy_from_slice(&bytes);
-        }
-        Ok(out.freeze())
+        self.admit(len).await;
+        self.0.map.read(start, len).await
     }
 
     /// Which bytes of the range are stored and which read as zeroes.
@@ -294,8 +294,7 @@ impl Volume {
     /// See [`VolumeError`].
     pub async fn status(&self, start: u64, len: u64) -> Result<Vec<Piece>, VolumeError> {
         self.check(start, len)?;
-        self.fetch(start, len).await?;
-        Ok(self.0.index.borrow().lookup(start, len))
+        self.0.map.look(start, len).await
     }
 
     fn check(&self, start: u64, len: u64) -> Result<(), VolumeError> {
@@ -306,37 +305,29 @@ impl Volume {
         if end > size { Err(VolumeError::OutOfRange { start, end, size }) } else { Ok(()) }
     }
 
-    /// Has the pages of a range here.
-    pub(super) async fn fetch(&self, start: u64, len: u64) -> Result<(), VolumeError> {
-        let absent = self.0.index.borrow().absent(start, len);
-        self.fetch_pages(&absent).await
-    }
-
-    pub(super) async fn fetch_pages(&self, rows: &[PageRow]) -> Result<(), VolumeError> {
-        for some in rows.chunks(FETCHES) {
-            try_join_all(some.iter().map(|row| self.fetch_page(row))).await?;
-        }
-        Ok(())
-    }
-
-    async fn fetch_page(&self, row: &PageRow) -> Result<(), VolumeError> {
-        let bytes = self.0.reader.read_once(ChunkId(row.chunk), row.offset.into(), row.len.max(1).into()).await;
-        let bytes = bytes.map_err(|error| VolumeError::Unavailable(error.to_string()))?;
-        let page: IndexPage = proto::decode(&bytes).map_err(|error| VolumeError::Damaged(error.to_string()))?;
-        let installed = self.0.index.borrow_mut().install(row, &page);
-        installed.map_err(|error| VolumeError::Damaged(error.to_string()))
-    }
-
     /// Queues a change; what is answered comes when its record is through.
-    async fn enter(&self, entry: Entry, data: Bytes) -> oneshot::Receiver<Result<(), VolumeError>> {
+    async fn enter(
+        &self,
+        entry: Entry,
+        data: Bytes,
+    ) -> Result<oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
+        let pin = self.pinned(entry).await?;
         while self.0.waiting.get() > WAITING_MAX {
             self.0.room.notified().await;
         }
         let (done, wait) = oneshot::channel();
         self.0.waiting.set(self.0.waiting.get() + data.len());
-        self.0.queue.borrow_mut().push_back(Change { entry, data, done });
+        self.0.queue.borrow_mut().push_back(Change { entry, data, done, _pin: pin });
         self.pump();
-        wait
+        Ok(wait)
+    }
+
+    /// Has the index pages of an entry here, until it is carried out.
+    async fn pinned(&self, entry: Entry) -> Result<Pin, VolumeError> {
+        let (start, len) = (entry.start, u64::from(entry.len));
+        self.0.map.fetch(start, len).await?;
+        self.0.map.index.borrow_mut().pin(start, len);
+        Ok(Pin { volume: Rc::clone(&self.0), start, len })
     }
 
     /// Begins records: at once if none is under way, else when enough waits.
@@ -413,7 +404,7 @@ impl Volume {
                     if entries.iter().any(|entry| entry.len > 0) {
                         self.0.changed.set(now);
                     }
-                    carry_out(&mut self.0.index.borrow_mut(), &entries, through.moved_from, chunk, offset);
+                    carry_out(&mut self.0.map.index.borrow_mut(), &entries, through.moved_from, chunk, offset);
                     for change in through.changes {
                         // Who has gone away does not need to know.
                         let _ = change.done.send(Ok(()));
@@ -445,19 +436,20 @@ impl Volume {
             return Ok(());
         }
         let entry = Entry { kind: EntryKind::Clear, start: 0, len: 0 };
-        let wait = self.enter(entry, Bytes::new()).await;
+        let wait = self.enter(entry, Bytes::new()).await?;
         all(vec![wait]).await
     }
 
     /// Copies what is alive of these ranges out of a chunk; answers when the index has them.
     pub(super) async fn copy_out(&self, from: u64, pieces: Vec<(Entry, Bytes)>) -> Result<(), VolumeError> {
         let mut waits = Vec::new();
-        let changes = pieces.into_iter().map(|(entry, data)| {
+        let mut changes = Vec::with_capacity(pieces.len());
+        for (entry, data) in pieces {
+            let pin = self.pinned(entry).await?;
             let (done, wait) = oneshot::channel();
             waits.push(wait);
-            Change { entry, data, done }
-        });
-        let changes: Vec<Change> = changes.collect();
+            changes.push(Change { entry, data, done, _pin: pin });
+        }
         self.begin(changes, record_kind::MOVED, from);
         all(waits).await
     }

@@ -2,12 +2,18 @@
 //!
 //! Bytes are mapped by extents of any length, so a write that is not aligned needs nothing read. What
 //! nothing maps reads as zeroes. Extents are kept in pages of 4 MiB of the volume; a page is here, or its
-//! place in the journal is known and it is fetched before it is asked ([`Index::absent`]).
+//! place in the journal is known and it is fetched before it is asked ([`Index::absent`]). Pages that are
+//! stored as they are can be let go again ([`Index::shrink`]), but for those that are pinned.
+//!
+//! The index can be frozen any number of times ([`Index::freeze`]): a checkpoint stores it as it was at the
+//! first of these moments, then at the next, whatever changes meanwhile.
 //!
 //! Invariants: extents of a page are in order and do not overlap; the live bytes of each chunk are the
 //! sum of the extents that name it, in pages that are here or not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use std::cell::Cell;
 
 use proto::volume::{IndexPage, IndexRoot, LiveRow, PageRow};
 use thiserror::Error;
@@ -60,6 +66,8 @@ struct Page {
     /// None: it is only in the journal.
     extents: Option<Vec<Extent>>,
     stored: Option<PageRow>,
+    /// It was asked for since [`Index::shrink`] looked last.
+    used: Cell<bool>,
 }
 
 /// See the module.
@@ -70,18 +78,35 @@ pub struct Index {
     live: BTreeMap<u64, u64>,
     /// Bytes of encoded pages, by the chunk they lie in.
     page_bytes: BTreeMap<u64, u64>,
-    /// A checkpoint under way.
-    saving: Option<Saving>,
+    /// Moments at which it was frozen and not stored yet, in order. A page to store is in `left` of at most
+    /// one of them: the last one before which it changed.
+    frozen: VecDeque<Frozen>,
+    /// Pages that changes under way need here, whether they are there yet or not.
+    pins: BTreeMap<u64, u32>,
+    /// Extents of the pages that are here.
+    extents_here: usize,
+    /// Where [`Index::shrink`] goes on.
+    hand: u64,
 }
 
-/// What is stored is the index as it was when the checkpoint began, whatever changes meanwhile.
+/// The index as it was.
 #[derive(Default)]
-struct Saving {
+struct Frozen {
+    moment: Moment,
     /// Pages to store that have not changed since.
     left: BTreeSet<u64>,
     /// Those that have, as they were.
     early: BTreeMap<u64, Option<IndexPage>>,
     live: BTreeMap<u64, u64>,
+}
+
+/// A moment of a volume: after a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Moment {
+    /// The record's sequence number.
+    pub sequence: u64,
+    /// Chunks of a lower order hold no later record.
+    pub from_order: u64,
 }
 
 impl Page {
@@ -133,7 +158,7 @@ impl Index {
         let mut index = Index::default();
         for row in &root.pages {
             add(&mut index.page_bytes, row.chunk, row.len.into());
-            let page = Page { extents: None, stored: Some(*row) };
+            let page = Page { stored: Some(*row), ..Page::default() };
             if index.pages.insert(row.page, page).is_some() {
                 return Err(BadPage { page: row.page, why: "named twice" });
             }
@@ -142,36 +167,115 @@ impl Index {
         Ok(index)
     }
 
-    /// Begins a checkpoint: pages to store follow by [`Index::next_page`], then comes [`Index::root`].
-    pub fn begin_saving(&mut self) {
+    /// Remembers the index as it is now, to be stored.
+    pub fn freeze(&mut self, moment: Moment) {
         let left = std::mem::take(&mut self.dirty);
-        self.saving = Some(Saving { left, early: BTreeMap::new(), live: self.live.clone() });
+        self.frozen.push_back(Frozen { moment, left, early: BTreeMap::new(), live: self.live.clone() });
     }
 
-    /// The next page to store; [`Index::stored`] follows when it is. An empty page has no bytes to store.
+    /// The first moment that is not stored yet: pages to store follow by [`Index::next_page`], then comes
+    /// [`Index::root`].
+    pub fn first_frozen(&self) -> Option<Moment> {
+        self.frozen.front().map(|frozen| frozen.moment)
+    }
+
+    /// The last moment that is not stored yet.
+    pub fn last_frozen(&self) -> Option<Moment> {
+        self.frozen.back().map(|frozen| frozen.moment)
+    }
+
+    /// The next page to store; [`Index::stored`] or [`Index::put_back`] follows. An empty page has no bytes
+    /// to store.
     pub fn next_page(&mut self) -> Option<(u64, Option<IndexPage>)> {
-        let saving = self.saving.as_mut()?;
-        if let Some(early) = saving.early.pop_first() {
+        let frozen = self.frozen.front_mut()?;
+        if let Some(early) = frozen.early.pop_first() {
             return Some(early);
         }
-        let number = saving.left.pop_first()?;
+        let number = frozen.left.pop_first()?;
         Some((number, self.pages.get(&number).and_then(Page::encoded)))
     }
 
-    /// Ends the checkpoint: the root of the index as it was when it began, and how many bytes it mapped.
-    pub fn root(&mut self) -> (IndexRoot, u64) {
-        let saving = self.saving.take().unwrap_or_default();
-        let root = IndexRoot {
-            pages: self.pages.values().filter_map(|page| page.stored).collect(),
-            live: saving.live.iter().map(|(chunk, bytes)| LiveRow { chunk: *chunk, bytes: *bytes }).collect(),
-        };
-        (root, saving.live.values().sum())
+    /// A page could not be stored: it is the next one again.
+    pub fn put_back(&mut self, number: u64, page: IndexPage) {
+        if let Some(frozen) = self.frozen.front_mut() {
+            frozen.early.insert(number, Some(page));
+        }
     }
 
-    /// The checkpoint failed; `number` is the page that could not be stored, if it was that.
-    pub fn give_up_saving(&mut self, number: Option<u64>) {
-        let saving = self.saving.take().unwrap_or_default();
-        self.dirty.extend(saving.left.into_iter().chain(saving.early.into_keys()).chain(number));
+    /// The root of the index as it was at the first moment, all of whose pages are stored, and how many
+    /// bytes it maps.
+    pub fn root(&self) -> (IndexRoot, u64) {
+        let live = self.frozen.front().map_or(&self.live, |frozen| &frozen.live);
+        let root = IndexRoot {
+            pages: self.pages.values().filter_map(|page| page.stored).collect(),
+            live: live.iter().map(|(chunk, bytes)| LiveRow { chunk: *chunk, bytes: *bytes }).collect(),
+        };
+        (root, live.values().sum())
+    }
+
+    /// The first moment is stored, root and all.
+    pub fn thaw(&mut self) {
+        self.frozen.pop_front();
+    }
+
+    /// Whether the index needs a chunk now, or did at a moment that is not stored yet.
+    pub fn needs(&self, chunk: u64) -> bool {
+        self.live_of(chunk) > 0 || self.frozen.iter().any(|frozen| frozen.live.contains_key(&chunk))
+    }
+
+    /// Whether all that it needed at the first moment lies in chunks for which this holds.
+    pub fn all_in(&self, is_own: impl Fn(u64) -> bool) -> bool {
+        let live = self.frozen.front().map_or(&self.live, |frozen| &frozen.live);
+        self.page_bytes.keys().chain(live.keys()).all(|chunk| is_own(*chunk))
+    }
+
+    /// The pages of a range stay here until [`Index::unpin`]. They must be here.
+    pub fn pin(&mut self, start: u64, len: u64) {
+        for (number, ..) in parts(start, len) {
+            *self.pins.entry(number).or_insert(0) += 1;
+        }
+    }
+
+    /// See [`Index::pin`].
+    pub fn unpin(&mut self, start: u64, len: u64) {
+        for (number, ..) in parts(start, len) {
+            let Some(pins) = self.pins.get_mut(&number) else { continue };
+            *pins -= 1;
+            if *pins == 0 {
+                self.pins.remove(&number);
+            }
+        }
+    }
+
+    /// Lets pages go that are stored as they are and were not asked for since it looked last, until no more
+    /// extents than that are here, or all pages were looked at twice.
+    pub fn shrink(&mut self, extents_max: usize) {
+        let mut looks = self.pages.len() * 2;
+        while self.extents_here > extents_max && looks > 0 {
+            looks -= 1;
+            let next = self.pages.range(self.hand..).next().or_else(|| self.pages.iter().next());
+            let Some(number) = next.map(|(number, _)| *number) else { return };
+            self.hand = number + 1;
+            let is_kept = self.dirty.contains(&number) || self.frozen.iter().any(|one| one.left.contains(&number));
+            let Some(page) = self.pages.get_mut(&number) else { return };
+            if is_kept || self.pins.contains_key(&number) || page.stored.is_none() || page.used.replace(false) {
+                continue;
+            }
+            if let Some(extents) = page.extents.take() {
+                self.extents_here -= extents.len();
+            }
+        }
+    }
+
+    /// Numbers of all pages.
+    pub fn page_numbers(&self) -> impl Iterator<Item = u64> {
+        self.pages.keys().copied()
+    }
+
+    /// Where a page is stored as it is now.
+    pub fn stored_at(&self, number: u64) -> Option<PageRow> {
+        let is_changed = self.dirty.contains(&number) || self.frozen.iter().any(|one| one.left.contains(&number));
+        if is_changed { None } else { self.pages.get(&number)?.stored }
     }
 
     /// Pages of the range that must be fetched and [`Index::install`]ed before the range is asked or changed.
@@ -210,6 +314,8 @@ impl Index {
             && page.extents.is_none()
             && page.stored.as_ref() == Some(from)
         {
+            self.extents_here += extents.len();
+            page.used.set(true);
             page.extents = Some(extents);
         }
         Ok(())
@@ -271,6 +377,7 @@ impl Index {
             let mut at = from;
             if let Some(page) = self.pages.get(&number) {
                 let extents = page.extents.as_ref().expect("a page is fetched before it is asked");
+                page.used.set(true);
                 let first = extents.partition_point(|extent| extent.end() <= from);
                 for extent in extents[first..].iter().map_while(|extent| extent.cut(from, upto)) {
                     if extent.start > at {
@@ -293,7 +400,7 @@ impl Index {
 
     /// Puts `new` (at most one extent, filling the range) in the place of what a page maps there.
     fn exchange(&mut self, number: u64, from: u32, upto: u32, new: &[Extent]) {
-        let page = self.pages.entry(number).or_insert_with(|| Page { extents: Some(Vec::new()), stored: None });
+        let page = self.pages.entry(number).or_insert_with(|| Page { extents: Some(Vec::new()), ..Page::default() });
         let extents = page.extents.as_mut().expect("a page is fetched before it is changed");
         let first = extents.partition_point(|extent| extent.end() <= from);
         let last = first + extents[first..].partition_point(|extent| extent.start < upto);
@@ -301,11 +408,11 @@ impl Index {
         if old.is_empty() && new.is_empty() {
             return;
         }
-        if let Some(saving) = &mut self.saving
-            && saving.left.remove(&number)
-        {
-            saving.early.insert(number, encoded(extents));
+        if let Some(frozen) = self.frozen.iter_mut().rev().find(|frozen| frozen.left.contains(&number)) {
+            frozen.left.remove(&number);
+            frozen.early.insert(number, encoded(extents));
         }
+        let before = extents.len();
         let left = old.first().and_then(|extent| extent.cut(0, from));
         let right = old.last().and_then(|extent| extent.cut(upto, u32::MAX));
         let gone = old.iter().filter_map(|extent| extent.cut(from, upto));
@@ -316,6 +423,7 @@ impl Index {
             add(&mut self.live, extent.chunk, extent.len.into());
         }
         extents.splice(first..last, left.into_iter().chain(new.iter().copied()).chain(right));
+        self.extents_here = self.extents_here + extents.len() - before;
         self.dirty.insert(number);
     }
 
@@ -329,9 +437,9 @@ impl Index {
         self.live.get(&chunk).copied().unwrap_or(0) + self.page_bytes.get(&chunk).copied().unwrap_or(0)
     }
 
-    /// Pages that are not stored as they are.
-    pub fn dirty(&self) -> usize {
-        self.dirty.len()
+    /// Whether everything is stored.
+    pub fn is_stored(&self) -> bool {
+        self.dirty.is_empty() && self.frozen.is_empty()
     }
 
     /// A page lies there now, or nowhere if it was empty.
@@ -342,7 +450,10 @@ impl Index {
         }
         if let Some(new) = row {
             add(&mut self.page_bytes, new.chunk, new.len.into());
-        } else if page.extents.as_ref().is_some_and(Vec::is_empty) && !self.dirty.contains(&number) {
+        } else if page.extents.as_ref().is_some_and(Vec::is_empty)
+            && !self.dirty.contains(&number)
+            && !self.frozen.iter().any(|frozen| frozen.left.contains(&number))
+        {
             self.pages.remove(&number);
         }
     }
@@ -403,37 +514,47 @@ mod tests {
         sums
     }
 
-    /// Stores what a checkpoint still has to; answers the index that is read back from its root.
-    fn again(index: &mut Index, pages: &mut BTreeMap<(u64, u32), IndexPage>, next: &mut u32) -> Index {
+    /// Stores the first moment; answers the index that is read back from its root.
+    fn again(index: &mut Index, pages: &mut BTreeMap<(u64, u32), IndexPage>, draw: &mut Draw) -> Index {
         while let Some((number, page)) = index.next_page() {
+            if let Some(page) = page.clone().filter(|_| draw.below(9) == 0) {
+                index.put_back(number, page);
+                continue;
+            }
             let row = page.map(|page| {
-                *next += 1;
-                let row = PageRow { page: number, chunk: 1000, offset: *next, len: 10 };
+                let row = PageRow { page: number, chunk: 1000, offset: pages.len() as u32, len: 10 };
                 pages.insert((row.chunk, row.offset), page);
                 row
             });
             index.stored(number, row);
         }
         let (root, used) = index.root();
+        index.thaw();
         let mut back = Index::from_root(&root).expect("root");
         assert_eq!(back.used(), used);
-        for row in back.absent(0, 10 * PAGE_SPAN) {
-            back.install(&row, &pages[&(row.chunk, row.offset)]).expect("page");
-        }
+        fetched(&mut back, pages);
         back
+    }
+
+    fn fetched(index: &mut Index, pages: &BTreeMap<(u64, u32), IndexPage>) {
+        for row in index.absent(0, 10 * PAGE_SPAN) {
+            index.install(&row, &pages[&(row.chunk, row.offset)]).expect("page");
+        }
+        let here = index.pages.values().filter_map(|page| page.extents.as_ref()).map(Vec::len).sum::<usize>();
+        assert_eq!(index.extents_here, here);
     }
 
     fn story(seed: u64, steps: u64) {
         let mut draw = Draw(seed);
         let (mut index, mut model): (Index, Model) = (Index::default(), vec![None; LEN as usize]);
-        let (mut pages, mut next, mut saved) = (BTreeMap::new(), 0, None);
+        let (mut pages, mut saved) = (BTreeMap::new(), VecDeque::new());
         for step in 0..steps {
             let from = draw.below(LEN);
             let most = (LEN - from).min(1 + draw.below(200));
             let len = 1 + draw.below(most);
             let range = from as usize..(from + len) as usize;
             let (chunk, offset) = (1 + draw.below(5), draw.below(1 << 20));
-            match draw.below(10) {
+            match draw.below(12) {
                 0..5 => {
                     index.set(BASE + from, len, chunk, offset);
                     model[range]
@@ -455,34 +576,42 @@ mod tests {
                     }
                     assert_eq!(index.set_moved(old, BASE + from, len, chunk + 10, offset), moved);
                 }
-                _ => {
-                    match saved.take() {
-                        // What was there when the checkpoint began comes back, whatever came after it.
-                        Some(was) => {
-                            let back = again(&mut index, &mut pages, &mut next);
-                            assert_eq!((&seen(&back), &back.live), (&was, &lives(&was)), "seed {seed}, step {step}");
-                            if draw.below(2) == 0 {
-                                (index, model) = (back, was);
-                            }
-                        }
-                        None => {
-                            index.begin_saving();
-                            saved = Some(model.clone());
+                9 => {
+                    index.freeze(Moment { sequence: step, from_order: 0 });
+                    saved.push_back((step, model.clone()));
+                }
+                10 => {
+                    // What was there at that moment comes back, whatever came after it.
+                    if let Some((moment, was)) = saved.pop_front() {
+                        assert_eq!(index.first_frozen().map(|first| first.sequence), Some(moment));
+                        let back = again(&mut index, &mut pages, &mut draw);
+                        assert_eq!((&seen(&back), &back.live), (&was, &lives(&was)), "seed {seed}, step {step}");
+                        if draw.below(4) == 0 {
+                            (index, model, saved) = (back, was, VecDeque::new());
                         }
                     }
+                }
+                _ => {
+                    index.pin(BASE + from, len);
+                    index.shrink(0);
+                    assert!(index.absent(BASE + from, len).is_empty(), "seed {seed}, step {step}: pinned");
+                    index.unpin(BASE + from, len);
+                    index.shrink(draw.below(4) as usize);
+                    fetched(&mut index, &pages);
                 }
             }
             assert_eq!(seen(&index), model, "seed {seed}, step {step}");
             assert_eq!(index.live, lives(&model), "seed {seed}, step {step}");
             assert_eq!(index.used(), model.iter().flatten().count() as u64);
         }
-        if saved.is_some() {
-            again(&mut index, &mut pages, &mut next);
+        index.freeze(Moment::default());
+        saved.push_back((0, model.clone()));
+        for (_, was) in saved {
+            let back = again(&mut index, &mut pages, &mut draw);
+            assert_eq!((&seen(&back), &back.live), (&was, &lives(&was)), "seed {seed}");
         }
-        index.begin_saving();
-        let back = again(&mut index, &mut pages, &mut next);
-        assert_eq!((seen(&back), &back.live), (model, &index.live));
-        assert_eq!(back.live_of(1000), index.page_bytes.get(&1000).copied().unwrap_or(0));
+        assert!(index.is_stored());
+        assert_eq!(seen(&index), model);
     }
 
     #[test]
@@ -493,24 +622,27 @@ mod tests {
     }
 
     #[test]
-    fn checkpoint_that_fails_leaves_its_pages_to_the_next_one() {
+    fn page_that_could_not_be_stored_is_stored_as_it_was() {
         let mut index = Index::default();
         index.set(0, 10, 1, 0);
         index.set(PAGE_SPAN, 10, 1, 10);
-        index.begin_saving();
-        let (number, _) = index.next_page().expect("page");
-        index.set(PAGE_SPAN, 5, 2, 0);
-        index.give_up_saving(Some(number));
-        assert_eq!(index.dirty(), 2);
-        index.clear(0, 10);
-        index.begin_saving();
-        assert_eq!(index.next_page(), Some((0, None)));
-        index.stored(0, None);
+        index.freeze(Moment { sequence: 7, from_order: 3 });
         let (number, page) = index.next_page().expect("page");
-        assert_eq!(page.expect("not empty").chunks, [2, 1]);
-        index.stored(number, Some(PageRow { page: number, chunk: 9, offset: 0, len: 4 }));
+        let page = page.expect("not empty");
+        index.set(0, 5, 2, 0);
+        index.put_back(number, page.clone());
+        assert_eq!(index.next_page(), Some((0, Some(page))));
+        index.stored(0, Some(PageRow { page: 0, chunk: 9, offset: 0, len: 4 }));
+        let (number, _) = index.next_page().expect("page");
+        index.stored(number, Some(PageRow { page: number, chunk: 9, offset: 4, len: 4 }));
+        assert_eq!(index.next_page(), None);
         let (root, used) = index.root();
-        assert_eq!((root.pages.len(), used, index.live_of(9)), (1, 10, 4));
+        assert_eq!((root.pages.len(), used, index.live_of(9)), (2, 20, 8));
+        assert_eq!(root.live, [LiveRow { chunk: 1, bytes: 20 }], "as it was");
+        index.clear(0, 2 * PAGE_SPAN);
+        assert!(index.needs(1), "for the moment that is not stored yet");
+        index.thaw();
+        assert!(!index.needs(1) && index.needs(9) && !index.is_stored());
     }
 
     #[test]

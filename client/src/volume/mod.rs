@@ -11,6 +11,9 @@
 //!   byte goes there, so whoever comes next finds them.
 //! - [`device`] orders what clients ask: acknowledgements and index follow the order of records.
 //! - [`checkpoint`] writes the index into the journal, and gives back chunks in which nothing is alive.
+//! - [`snapshots`] keeps the index as it was at a moment, which costs no more than noting the moment, and
+//!   reads it; [`mapped`] is an index with its chunks, also of a volume.
+//! - [`watch`] hears what is asked of the volume elsewhere: snapshots, another size, limits ([`qos`]).
 //! - [`recover`] takes a volume over: raises its epoch, seals its chunks, reads index and journal again.
 //!
 //! Invariants: everything acknowledged is durable, so a flush has nothing to do; a volume has one owner,
@@ -21,7 +24,14 @@ mod checkpoint;
 mod device;
 pub mod index;
 mod journal;
+mod mapped;
+mod qos;
 mod recover;
+mod snapshots;
+mod watch;
 
-pub use admin::{chunks, create, delete, list, named, resize};
+pub use admin::{chunks, clone, create, delete, delete_snapshot, list, named, rename, resize, set_qos, snapshots};
 pub use device::{Volume, VolumeError};
+pub use index::Piece;
+pub use mapped::Change;
+pub use snapshots::{Snapshot, roll_back, take_snapshot};

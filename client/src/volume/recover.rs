@@ -11,18 +11,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use platform::buffer::Buffer;
 use proto::journal::{ENTRY_LEN, Entry, HEAD_LEN, Head, decode_head, peek_head, record_kind};
 use proto::meta::{Body, ChunkEntry, refusal};
 use proto::query::{Ask, AskChunks};
 use proto::rows::chunk_state;
-use proto::volume::{AttachVolume, IndexRoot, PageRow, VolumeRow};
+use proto::volume::{AttachVolume, PageRow, SnapshotRow, VolumeRow};
 use types::ids::ChunkId;
 
-use super::admin::{chunks, named, told};
+use super::admin::{chunks, named, snapshot_numbered, snapshots, told};
 use super::device::{Found, LEASE_HALF, Volume, VolumeError, carry_out};
-use super::index::Index;
+use super::index::{Index, Moment};
 use super::journal::{Ended, Journal, Orders, partition_of};
+use super::snapshots::{read_root, ready};
 use crate::chunk::reader::{ChunkReader, READ_MAX};
 use crate::chunk::shards::Shards;
 use crate::meta::{MetaClient, MetaError};
@@ -36,7 +36,8 @@ const AT_ONCE: usize = 16;
 
 impl Volume {
     /// Takes a volume over. `owner` names this process: if it owned the volume before, that was before it
-    /// was started anew. With `force` also from an owner that lives.
+    /// was started anew. With `force` also from an owner that lives. With `only_epoch` above 0 only if nobody
+    /// has had it since the owner of that epoch.
     ///
     /// # Errors
     /// There is none, its owner lives, its chunks cannot be sealed or read.
@@ -47,21 +48,34 @@ impl Volume {
         name: &str,
         owner: &str,
         force: bool,
+        only_epoch: u64,
     ) -> Result<Volume, VolumeError> {
         let clock = meta.platform().clock().clone();
-        let (row, before) = become_owner(meta, name, owner, force).await?;
+        let (row, before) = become_owner(meta, name, owner, force, only_epoch).await?;
         let fenced_since = clock.now();
         let orders: Orders = Rc::default();
         let ended: Ended = Rc::default();
-        let all = chunks(meta, row.id).await?;
+        let mut all = chunks(meta, row.id).await?;
+        // Only snapshots need those.
+        all.retain(|chunk| chunk.row.dropped == 0);
         orders.borrow_mut().extend(all.iter().map(|chunk| (chunk.chunk, chunk.row.order)));
         let later: Vec<u64> =
             all.iter().filter(|chunk| chunk.row.order >= row.from_order).map(|chunk| chunk.chunk).collect();
         let sealed = seal_all(meta, &later).await?;
         let lens: BTreeMap<u64, u64> = sealed.iter().map(|entry| (entry.chunk, logical_len(entry))).collect();
         reader.learn(sealed);
-        let mut index = read_root(reader, &row).await?;
-        let (sequence, last) = replay(reader, &row, &later, &lens, &mut index).await?;
+        let mut index = match &row.base {
+            Some(base) if row.root.is_empty() => {
+                let gone = || VolumeError::Damaged(format!("{}, of which it was cloned, is gone", base.name));
+                let snapshot = snapshot_numbered(meta, base.volume, base.snapshot).await?.ok_or_else(gone)?;
+                let snapshot = ready(meta, shards, reader, owner, base.volume, snapshot).await?;
+                read_root(reader, &snapshot.root).await?
+            }
+            _ => read_root(reader, &row.root).await?,
+        };
+        let unsaved: Vec<SnapshotRow> =
+            snapshots(meta, row.id).await?.into_iter().filter(|snapshot| !snapshot.ready).collect();
+        let (sequence, last) = replay(reader, &row, &later, &lens, &mut index, &unsaved).await?;
         let order = last.and_then(|chunk| orders.borrow().get(&chunk).copied()).unwrap_or(row.from_order);
         // Reads of an owner that cannot know yet end with its lease.
         let was_other = before.session != 0 && before.owner != owner;
@@ -74,6 +88,7 @@ impl Volume {
         let volume = Volume::new(meta.clone(), reader.clone(), journal, &row, orders, ended, found);
         tracing::info!(volume = name, epoch = row.epoch, chunks = all.len(), sequence, "volume is attached");
         meta.platform().tasks().spawn(Volume::tend(Rc::downgrade(&volume.0))).detach();
+        meta.platform().tasks().spawn(Volume::watch(Rc::downgrade(&volume.0))).detach();
         Ok(volume)
     }
 }
@@ -84,13 +99,17 @@ async fn become_owner(
     name: &str,
     owner: &str,
     force: bool,
+    only_epoch: u64,
 ) -> Result<(VolumeRow, VolumeRow), VolumeError> {
     let clock = meta.platform().clock();
     let deadline = clock.now() + OWNER_PATIENCE;
     loop {
         let before = named(meta, name).await?;
+        if only_epoch > 0 && before.epoch != only_epoch {
+            return Err(VolumeError::Fenced(format!("volume {name} was attached by {} since", before.owner)));
+        }
         let take_over = force || before.owner == owner;
-        let body = AttachVolume { name: name.into(), owner: owner.into(), take_over };
+        let body = AttachVolume { name: name.into(), owner: owner.into(), take_over, only_epoch };
         match meta.command(partition_of(before.id), Body::AttachVolume(body)).await {
             Ok(outcome) => {
                 let row = outcome.volume.ok_or_else(|| VolumeError::Damaged("attached to nothing".into()))?;
@@ -143,16 +162,6 @@ fn logical_len(entry: &ChunkEntry) -> u64 {
     entry.row.sealed_len * entry.row.redundancy.policy().map_or(1, |policy| policy.needed()) as u64
 }
 
-async fn read_root(reader: &ChunkReader, row: &VolumeRow) -> Result<Index, VolumeError> {
-    let mut bytes = Buffer::with_capacity(row.root.iter().map(|piece| piece.len as usize).sum());
-    for piece in &row.root {
-        let read = reader.read_once(ChunkId(piece.chunk), piece.offset, piece.len).await;
-        bytes.extend_from_slice(&read.map_err(|error| VolumeError::Unavailable(error.to_string()))?);
-    }
-    let root: IndexRoot = proto::decode(&bytes).map_err(|error| VolumeError::Damaged(error.to_string()))?;
-    Index::from_root(&root).map_err(|error| VolumeError::Damaged(error.to_string()))
-}
-
 /// A record as it lies in a chunk.
 pub(super) struct Lying {
     pub head: Head,
@@ -161,13 +170,15 @@ pub(super) struct Lying {
     pub data_at: u64,
 }
 
-/// Carries out the records behind the index. Answers the last sequence number and the chunk it lies in.
+/// Carries out the records behind the index, and freezes it at the moments of snapshots. Answers the last
+/// sequence number and the chunk it lies in.
 async fn replay(
     reader: &ChunkReader,
     row: &VolumeRow,
     wanted: &[u64],
     lens: &BTreeMap<u64, u64>,
     index: &mut Index,
+    snapshots: &[SnapshotRow],
 ) -> Result<(u64, Option<u64>), VolumeError> {
     let mut records: BTreeMap<u64, (u64, Lying)> = BTreeMap::new();
     for chunk in wanted {
@@ -196,9 +207,20 @@ async fn replay(
         }
     }
     let (mut sequence, mut last) = (row.sequence, None);
+    let mut moments: Vec<u64> = snapshots.iter().map(|snapshot| snapshot.sequence).collect();
+    moments.dedup();
+    let mut moments = moments.into_iter().peekable();
+    let freeze = |index: &mut Index, sequence| index.freeze(Moment { sequence, from_order: row.from_order });
     for (number, (chunk, record)) in records {
+        while let Some(moment) = moments.next_if(|moment| *moment < number) {
+            freeze(index, moment);
+        }
         carry_out(index, &record.entries, record.head.moved_from, chunk, record.data_at);
         (sequence, last) = (number, Some(chunk));
+    }
+    for moment in moments {
+        freeze(index, moment);
+        sequence = sequence.max(moment);
     }
     Ok((sequence, last))
 }

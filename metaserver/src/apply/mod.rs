@@ -10,6 +10,7 @@ pub(crate) mod chunks;
 pub(crate) mod disks;
 mod objects;
 mod references;
+pub(crate) mod snapshots;
 mod trash;
 pub mod txn;
 mod uploads;
@@ -58,6 +59,8 @@ pub(crate) struct Env {
     pub partition: Partition,
     pub now_ms: u64,
     pub session: SessionId,
+    /// The cluster's feature level; 0 before it is known.
+    pub level: u64,
 }
 
 /// Applies one command. The changes are in `txn`; a refusal changes nothing but that its outcome
@@ -70,6 +73,7 @@ pub fn apply(txn: &mut Txn<'_>, command: &Command) -> Result<Outcome, StoreFault
         partition: Partition(command.partition as u16),
         now_ms: command.now_ms,
         session: SessionId(command.session),
+        level: 0,
     };
     let outcome =
         if command.session == 0 { txn.all_or_nothing(|txn| run(txn, &env, command)) } else { once(txn, &env, command) };
@@ -138,6 +142,7 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
     if u32::from(env.partition.0) >= cluster.partitions {
         return refuse(refusal::MALFORMED, "no such partition");
     }
+    let env = &Env { level: cluster.feature_level, ..*env };
     match body {
         Body::InitCluster(_) => refuse(refusal::MALFORMED, "unreachable"),
         Body::RegisterSession(body) => disks::register_session(txn, body),
@@ -179,6 +184,14 @@ fn run(txn: &mut Txn<'_>, env: &Env, command: &Command) -> Applied {
         Body::DetachVolume(body) => volumes::detach(txn, env, body),
         Body::TakeChunks(body) => volumes::take_chunks(txn, env, body),
         Body::Checkpoint(body) => volumes::checkpoint(txn, env, body),
+        Body::WantSnapshot(body) => snapshots::want(txn, env, body),
+        Body::TakeSnapshot(body) => snapshots::take(txn, env, body),
+        Body::DeleteSnapshot(body) => snapshots::delete(txn, env, body),
+        Body::CloneVolume(body) => snapshots::clone(txn, env, body),
+        Body::RollBack(body) => snapshots::roll_back(txn, env, body),
+        Body::SetQos(body) => volumes::set_qos(txn, env, body),
+        Body::RenameVolume(body) => volumes::rename(txn, env, body),
+        Body::SweepVolume(body) => snapshots::sweep(txn, env, body),
     }
 }
 

@@ -49,6 +49,8 @@ pub mod prost_free {
         proto::rows::SessionRow,
         proto::rows::TrashRow,
         proto::rows::UploadRow,
+        proto::volume::SnapshotRow,
+        proto::volume::SweepRow,
         proto::volume::VolumeChunkRow,
         proto::volume::VolumeRow,
     );

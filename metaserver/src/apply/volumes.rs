@@ -5,16 +5,18 @@
 //! deleted, however the owner ends; an index is replaced only by one that stands for more records.
 
 use proto::keys::{self, Counter};
+use proto::level;
 use proto::meta::{Outcome, refusal};
 use proto::rows::{ExtentRow, SessionRow, chunk_state};
 use proto::volume::{
-    AttachVolume, Checkpoint, CreateVolume, DeleteVolume, DetachVolume, PurgeVolume, ResizeVolume, TakeChunks,
-    VolumeChunkRow, VolumeRow,
+    AttachVolume, Checkpoint, CreateVolume, DeleteVolume, DetachVolume, PurgeVolume, RenameVolume, ResizeVolume,
+    SetQos, TakeChunks, VolumeChunkRow, VolumeRow,
 };
 use types::ids::{ChunkId, Partition, SessionId};
 use types::volume::{SIZE_MAX, VolumeName};
 
 use super::chunks::{chunk_row, live_session, settle};
+use super::snapshots;
 use super::txn::Txn;
 use super::txn::prost_free::Row;
 use super::{Applied, Env, Stop, refuse};
@@ -25,7 +27,7 @@ const PAGE: usize = 256;
 const ROOT_MAX: usize = 4096;
 
 /// The volume of a name, which must lie in the command's partition.
-fn named(txn: &Txn<'_>, env: &Env, name: &str) -> Result<VolumeRow, Stop> {
+pub(super) fn named(txn: &Txn<'_>, env: &Env, name: &str) -> Result<VolumeRow, Stop> {
     match txn.get::<VolumeRow>(&keys::volume(name))? {
         None => refuse(refusal::NO_VOLUME, format!("there is no volume {name}")),
         Some(row) if (row.id >> 48) as u16 != env.partition.0 => {
@@ -36,7 +38,7 @@ fn named(txn: &Txn<'_>, env: &Env, name: &str) -> Result<VolumeRow, Stop> {
 }
 
 /// The volume that the command's session owns by this epoch.
-fn owned(txn: &Txn<'_>, env: &Env, volume: u64, epoch: u64) -> Result<VolumeRow, Stop> {
+pub(super) fn owned(txn: &Txn<'_>, env: &Env, volume: u64, epoch: u64) -> Result<VolumeRow, Stop> {
     live_session(txn, env.session)?;
     let name = txn.get_bytes(&keys::volume_number(env.partition, volume))?;
     let Some(name) = name.and_then(|name| String::from_utf8(name).ok()) else {
@@ -49,8 +51,20 @@ fn owned(txn: &Txn<'_>, env: &Env, volume: u64, epoch: u64) -> Result<VolumeRow,
     Ok(row)
 }
 
-fn done(row: VolumeRow) -> Applied {
+pub(super) fn done(row: VolumeRow) -> Applied {
     Ok(Outcome { number: row.epoch, volume: Some(row), ..Outcome::default() })
+}
+
+/// Writes a volume's row, of a new revision.
+pub(super) fn save(txn: &mut Txn<'_>, env: &Env, row: &mut VolumeRow) {
+    row.revision += u64::from(env.level >= level::SNAPSHOTS);
+    txn.put(keys::volume(&row.name), row);
+}
+
+/// The next tick of a volume's clock.
+pub(super) fn tick(env: &Env, row: &mut VolumeRow) -> u64 {
+    row.ticks += u64::from(env.level >= level::SNAPSHOTS);
+    row.ticks
 }
 
 pub(super) fn create(txn: &mut Txn<'_>, env: &Env, body: &CreateVolume) -> Applied {
@@ -77,7 +91,7 @@ pub(super) fn create(txn: &mut Txn<'_>, env: &Env, body: &CreateVolume) -> Appli
     done(row)
 }
 
-fn is_attached(txn: &Txn<'_>, row: &VolumeRow) -> Result<bool, Stop> {
+pub(super) fn is_attached(txn: &Txn<'_>, row: &VolumeRow) -> Result<bool, Stop> {
     let session = txn.get::<SessionRow>(&keys::session(Partition(0), SessionId(row.session)))?;
     Ok(row.session != 0 && session.is_some_and(|session| !session.ended))
 }
@@ -87,10 +101,39 @@ pub(super) fn delete(txn: &mut Txn<'_>, env: &Env, body: &DeleteVolume) -> Appli
     if is_attached(txn, &row)? {
         return refuse(refusal::VOLUME_BUSY, format!("volume {} is attached by {}", row.name, row.owner));
     }
+    if snapshots::of(txn, row.id)?.iter().any(|snapshot| !snapshot.ready && snapshot.clones > 0) {
+        let text = format!("a clone needs a snapshot of {} whose index is not kept yet: attach it once", row.name);
+        return refuse(refusal::VOLUME_BUSY, text);
+    }
     txn.delete(keys::volume(&row.name));
     txn.delete(keys::volume_number(env.partition, row.id));
     let row = VolumeRow { deleting: true, ..row };
     txn.put(keys::deleted_volume(env.partition, row.id), &row);
+    done(row)
+}
+
+pub(super) fn rename(txn: &mut Txn<'_>, env: &Env, body: &RenameVolume) -> Applied {
+    let mut row = named(txn, env, &body.name)?;
+    if let Err(error) = VolumeName::new(&body.to) {
+        return refuse(refusal::MALFORMED, error.to_string());
+    }
+    if is_attached(txn, &row)? {
+        return refuse(refusal::VOLUME_BUSY, format!("volume {} is attached by {}", row.name, row.owner));
+    }
+    if txn.get_bytes(&keys::volume(&body.to))?.is_some() {
+        return refuse(refusal::EXISTS, format!("there is a volume {}", body.to));
+    }
+    txn.delete(keys::volume(&row.name));
+    row.name = body.to.clone();
+    txn.put_bytes(keys::volume_number(env.partition, row.id), row.name.clone().into_bytes());
+    save(txn, env, &mut row);
+    done(row)
+}
+
+pub(super) fn set_qos(txn: &mut Txn<'_>, env: &Env, body: &SetQos) -> Applied {
+    let mut row = named(txn, env, &body.name)?;
+    row.qos = body.qos;
+    save(txn, env, &mut row);
     done(row)
 }
 
@@ -123,7 +166,7 @@ pub(super) fn resize(txn: &mut Txn<'_>, env: &Env, body: &ResizeVolume) -> Appli
         return refuse(refusal::VOLUME_BUSY, "only who has a volume attached can shrink it");
     }
     row.size = body.size;
-    txn.put(keys::volume(&row.name), &row);
+    save(txn, env, &mut row);
     done(row)
 }
 
@@ -134,17 +177,23 @@ pub(super) fn attach(txn: &mut Txn<'_>, env: &Env, body: &AttachVolume) -> Appli
         let text = format!("volume {} is attached by {}", row.name, row.owner);
         return Ok(Outcome { refusal: refusal::VOLUME_BUSY, text, volume: Some(row), ..Outcome::default() });
     }
+    if env.level >= level::SNAPSHOTS && body.only_epoch > 0 && row.epoch != body.only_epoch {
+        return refuse(refusal::VOLUME_FENCED, format!("volume {} was attached by {} since", row.name, row.owner));
+    }
     row.epoch += 1;
     row.session = env.session.0;
     row.owner = body.owner.clone();
-    txn.put(keys::volume(&row.name), &row);
+    row.clean = false;
+    save(txn, env, &mut row);
     done(row)
 }
 
 pub(super) fn detach(txn: &mut Txn<'_>, env: &Env, body: &DetachVolume) -> Applied {
     let mut row = owned(txn, env, body.volume, body.epoch)?;
     row.session = 0;
-    txn.put(keys::volume(&row.name), &row);
+    row.clean = env.level >= level::SNAPSHOTS && row.sequence == body.sequence;
+    row.wanted.clear();
+    save(txn, env, &mut row);
     done(row)
 }
 
@@ -153,6 +202,7 @@ pub(super) fn take_chunks(txn: &mut Txn<'_>, env: &Env, body: &TakeChunks) -> Ap
     if body.chunks.is_empty() || body.chunks.len() > PAGE {
         return refuse(refusal::MALFORMED, "1 to 256 chunks are taken at once");
     }
+    let born = tick(env, &mut row);
     for chunk in &body.chunks {
         let id = ChunkId(*chunk);
         let mut chunk = chunk_row(txn, *chunk)?;
@@ -165,15 +215,15 @@ pub(super) fn take_chunks(txn: &mut Txn<'_>, env: &Env, body: &TakeChunks) -> Ap
         chunk.live_bytes = chunk.capacity;
         chunk.of_volume = true;
         txn.put(keys::chunk(id), &chunk);
-        txn.put(key, &VolumeChunkRow { order: row.next_order, bytes: chunk.capacity });
+        txn.put(key, &VolumeChunkRow { order: row.next_order, bytes: chunk.capacity, born, dropped: 0 });
         row.next_order += 1;
     }
-    txn.put(keys::volume(&row.name), &row);
+    save(txn, env, &mut row);
     done(row)
 }
 
 /// A chunk is needed no more. It goes when it is sealed and its writer has released it.
-fn give_back(txn: &mut Txn<'_>, volume: u64, id: ChunkId) -> Result<(), Stop> {
+pub(super) fn give_back(txn: &mut Txn<'_>, volume: u64, id: ChunkId) -> Result<(), Stop> {
     let key = keys::volume_chunk(volume, id);
     let Some(taken) = txn.get::<VolumeChunkRow>(&key)? else {
         return refuse(refusal::CHUNK, format!("chunk {id} is not in the volume's journal"));
@@ -203,14 +253,19 @@ pub(super) fn checkpoint(txn: &mut Txn<'_>, env: &Env, body: &Checkpoint) -> App
             return refuse(refusal::CHUNK, "the index lies in a chunk that is not the volume's");
         }
     }
+    let now = tick(env, &mut row);
+    let kept = snapshots::checkpointed(txn, &row, body, now)?;
     for chunk in &body.drop {
-        give_back(txn, row.id, ChunkId(*chunk))?;
+        snapshots::drop_chunk(txn, row.id, ChunkId(*chunk), &kept, now)?;
     }
     row.root = body.root.clone();
     row.sequence = body.sequence;
     row.used = body.used;
     row.from_order = body.from_order;
-    txn.put(keys::volume(&row.name), &row);
+    if body.is_alone && kept.is_empty() {
+        snapshots::let_go(txn, &mut row)?;
+    }
+    save(txn, env, &mut row);
     done(row)
 }
 

@@ -113,6 +113,8 @@ struct Inner {
     chosen: RefCell<BTreeMap<u64, u64>>,
     status: RefCell<Option<(platform::clock::Instant, proto::query::StatusView)>>,
     repaired: Cell<u64>,
+    /// A command has changed a volume's row.
+    volumes_changed: tokio::sync::Notify,
     disk: Disk,
     /// The disk of log and state is nearly full: only what frees space is taken.
     full: Cell<bool>,
@@ -203,6 +205,7 @@ impl MetaServer {
             chosen: RefCell::new(BTreeMap::new()),
             status: RefCell::new(None),
             repaired: Cell::new(0),
+            volumes_changed: tokio::sync::Notify::new(),
             disk,
             full: Cell::new(false),
         }));
@@ -320,9 +323,21 @@ impl MetaServer {
             Some(Body::TrashBucket(_)) => self.needs_level(level::TRANSCODE)?,
             Some(Body::CreateVolume(_)) => self.needs_level(level::VOLUMES)?,
             Some(Body::AttachVolume(body)) => self.judge_owner(body)?,
+            Some(
+                Body::WantSnapshot(_)
+                | Body::TakeSnapshot(_)
+                | Body::DeleteSnapshot(_)
+                | Body::CloneVolume(_)
+                | Body::RollBack(_)
+                | Body::SetQos(_)
+                | Body::RenameVolume(_),
+            ) => self.needs_level(level::SNAPSHOTS)?,
             _ => {}
         }
         let outcome = self.propose(command).await?;
+        if outcome.volume.is_some() {
+            self.0.volumes_changed.notify_waiters();
+        }
         if registers {
             // Its first heartbeat comes a little later; until then this is its sign of life.
             let now = self.0.platform.clock().now();

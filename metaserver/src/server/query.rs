@@ -19,7 +19,7 @@ use super::placement::Widths;
 use super::{MetaServer, Trouble, agenda, listing, trash};
 use crate::apply::txn::Txn;
 use crate::apply::txn::prost_free::Row;
-use crate::apply::volumes;
+use crate::apply::{snapshots, volumes};
 
 /// How long a status count may be told again, without counting.
 const STATUS_AGE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -45,6 +45,8 @@ impl MetaServer {
                     view.volumes.push(VolumeRow::from_bytes(&value)?);
                 }
             }
+            Some(Ask::WatchVolume(ask)) => view.volumes = self.watch_volume(&ask).await?,
+            Some(Ask::Snapshots(ask)) => view.snapshots = snapshots::page_after(&txn, ask.volume, ask.after)?,
             Some(Ask::VolumeChunks(ask)) => view.volume_chunks = volumes::chunks_after(&txn, ask.volume, ask.after)?,
             Some(Ask::Buckets(_)) => {
                 for (_, value) in txn.scan_prefix(&[keys::table::BUCKET], usize::MAX)? {

@@ -64,7 +64,7 @@ impl MetaServer {
         self.lose_disks().await?;
         self.seal_abandoned()?;
         self.delete_shards().await?;
-        self.purge_volumes().await?;
+        self.sweep_volumes().await?;
         self.expire_moves().await
     }
 
