@@ -2,6 +2,8 @@
 
 pub mod coding;
 
+pub mod images;
+
 pub mod messages;
 
 pub mod records;
@@ -39,6 +41,7 @@ pub fn all() -> Vec<Target> {
         target("sigv4", "signed, changed and mangled requests", s3_requests::sigv4),
         target("post-form", "forms of browsers and their policies, in any pieces", s3_forms::forms),
         target("aws-chunked", "signed and unsigned chunked bodies in any pieces", s3_bodies::chunked),
+        target("image", "qcow2 images written, made up, damaged", images::image),
         target("xml", "documents written, read, damaged", s3_bodies::xml),
     ]
 }
