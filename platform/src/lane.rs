@@ -79,6 +79,25 @@ impl Lane {
             }
         }
     }
+
+    /// Starts a thread beside the lane for a job that runs for as long as something is served. A panic in it
+    /// aborts the process.
+    ///
+    /// # Errors
+    /// The system refuses a thread. `Unsupported`: the machine is simulated, where nothing may run beside it.
+    pub fn start_thread(&self, name: &str, job: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        match &self.kind {
+            Kind::Real(_) => {
+                let guarded = move || {
+                    let bomb = AbortWhenDropped;
+                    job();
+                    std::mem::forget(bomb);
+                };
+                std::thread::Builder::new().name(name.to_owned()).spawn(guarded).map(drop)
+            }
+            Kind::Simulated(_) => Err(std::io::ErrorKind::Unsupported.into()),
+        }
+    }
 }
 
 impl Owner {

@@ -18,6 +18,7 @@ pub mod clock;
 pub mod disk;
 pub mod fault;
 pub mod lane;
+pub mod local_socket;
 pub mod net;
 pub mod planted;
 pub mod random;

@@ -10,6 +10,7 @@ use std::io;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::Platform;
+use crate::local_socket::{self, LocalListener};
 use crate::sim::stream::{self, SimListener, SimStream};
 use crate::sim::world::Process;
 
@@ -119,6 +121,18 @@ impl Net {
                 let (listener, local) = stream::listen(process, addr).await?;
                 Ok(Listener { kind: ListenerKind::Simulated(listener), local })
             }
+        }
+    }
+
+    /// Listens on the socket file `path` for programs of this machine. A file that a dead process left behind is
+    /// replaced. The listener is the system's own, because programs of one machine pass descriptors.
+    ///
+    /// # Errors
+    /// `AddrInUse`: somebody listens there, or the file is no socket. `Unsupported`: the machine is simulated.
+    pub fn listen_local(&self, path: &Path) -> io::Result<LocalListener> {
+        match &self.kind {
+            Kind::Real => local_socket::listen(path),
+            Kind::Simulated(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated machine has no files")),
         }
     }
 
