@@ -520,12 +520,14 @@ async fn serve_doors(
     let text = format!("access_key={}\nsecret_key={}\n", root.access_key, root.secret_key.expose());
     home.disk.write_file("credentials", text.as_bytes()).await.map_err(|error| NodeError::new(error.to_string()))?;
     let ready = Rc::new(Cell::new(false));
+    let registry = doors::volumes(meta, &layer, "s3");
     let parts = AdminParts {
         ready: Rc::clone(&ready),
         s3: config.listen.clone(),
         stores: ChunkService::default(),
         inside: None,
         trash_keep: doors::trash_keep(doors::TRASH_DAYS)?,
+        registry: registry.clone(),
     };
     let gateway = s3_gateway::config::Config::default();
     let region = gateway.region.clone();
@@ -545,5 +547,8 @@ async fn serve_doors(
         }
     });
     platform::signal::wait_for_stop().await;
+    if platform.clock().timeout(Duration::from_secs(10), registry.close()).await.is_err() {
+        tracing::warn!("volumes are not given up in time; who comes next takes them over");
+    }
     Ok(())
 }

@@ -252,8 +252,12 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     gateway.tls = tls;
     let scheme = if gateway.tls.is_some() { "https" } else { "http" };
     doors::spawn_s3(&platform, s3_listener, &objects, gateway);
-    let volumes = nbd_listener.map(|listener| doors::spawn_nbd(&platform, listener, &meta, &layer, &naming.node));
-    let parts = AdminParts { ready: Rc::clone(&ready), s3: s3.clone(), stores: service.clone(), inside, trash_keep };
+    let registry = doors::volumes(&meta, &layer, &naming.node);
+    if let Some(listener) = nbd_listener {
+        doors::spawn_nbd(&platform, listener, &registry);
+    }
+    let (ready_too, stores, volumes) = (Rc::clone(&ready), service.clone(), registry.clone());
+    let parts = AdminParts { ready: ready_too, s3: s3.clone(), stores, inside, trash_keep, registry: volumes };
     doors::spawn_admin(&platform, admin_listener, &objects, &meta, &region, parts);
     let credentials = homes[0].disk.path().join("credentials");
     greet(&format!("{scheme}://{s3}"), &admin, &root, &credentials, stored, homes.len(), file.as_ref());
@@ -262,9 +266,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     tracing::info!("stopping");
     ready.set(false);
     let settle = async {
-        if let Some(volumes) = &volumes {
-            volumes.close().await;
-        }
+        registry.close().await;
         announced.settle().await;
         for server in replicas.servers() {
             server.replica().settle().await;

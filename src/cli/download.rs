@@ -81,7 +81,8 @@ async fn write(s3: &S3, mut out: File, piece: Bytes) -> Result<File, std::io::Er
     s3.platform().lane().run(move || out.write_all(&piece).map(|()| out)).await
 }
 
-fn beside(target: &Path) -> PathBuf {
+/// Where a file is written before it is whole.
+pub(super) fn beside(target: &Path) -> PathBuf {
     let mut name = target.file_name().unwrap_or_default().to_os_string();
     name.push(".bixi-partial");
     target.with_file_name(name)

@@ -77,6 +77,12 @@ impl Admin {
     /// Sends a request; gives the JSON it is answered with (null if none).
     pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let body = Bytes::from(body.map(Value::to_string).unwrap_or_default());
+        let bytes = self.call_for_bytes(method, path, body).await?;
+        Ok(serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Sends a request; gives what it is answered with.
+    pub async fn call_for_bytes(&self, method: &str, path: &str, body: Bytes) -> Result<Bytes, Failure> {
         let payload_hash = hex_encode(&sha256(&body));
         let request = Unsigned { method, path, query: &[], headers: &[], payload_hash: &payload_hash };
         let headers = self.signer.sign(&request, self.platform.clock().unix_ms());
@@ -86,10 +92,10 @@ impl Admin {
         };
         let answer = within(&self.platform, self.timeout, exchange).await;
         let (status, _, bytes) = answer.map_err(|error| Failure::no_answer(&error))?;
-        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         if status.is_success() {
-            return Ok(value);
+            return Ok(bytes);
         }
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         let text = |name: &str| value["error"][name].as_str().unwrap_or("").to_owned();
         Err(Failure::refused(&format!("{method} {path}"), status.as_u16(), &text("code"), &text("message")))
     }

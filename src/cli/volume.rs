@@ -41,7 +41,9 @@ pub async fn run(platform: Platform, command: VolumeCommand) -> Result<(), Failu
         VolumeCommand::Delete { name, yes, change } => {
             let what = if name.contains('@') { "snapshot" } else { "volume" };
             if !yes && !change.dry_run {
-                return Err(Failure::usage(format!("{what} {name} would be gone for good; say --yes if that is meant")));
+                return Err(Failure::usage(format!(
+                    "{what} {name} would be gone for good; say --yes if that is meant"
+                )));
             }
             let text = format!("{what} {name}; what only it held comes back step by step");
             change_volumes(&platform, "/delete", &json!({ "name": name }), "deleted", &text, &change).await
@@ -54,7 +56,8 @@ pub async fn run(platform: Platform, command: VolumeCommand) -> Result<(), Failu
         VolumeCommand::Rollback { name, yes, change } => {
             let (volume, snapshot) = halves(&name)?;
             if !yes && !change.dry_run {
-                let text = format!("what was written to {volume} since {name} would be gone; say --yes if that is meant");
+                let text =
+                    format!("what was written to {volume} since {name} would be gone; say --yes if that is meant");
                 return Err(Failure::usage(text));
             }
             let body = json!({ "name": volume, "snapshot": snapshot });
@@ -91,8 +94,7 @@ async fn clone(
     change: &ChangeArgs,
 ) -> Result<(), Failure> {
     let (volume, snapshot) = halves(from)?;
-    let body =
-        json!({ "from": volume, "snapshot": snapshot, "name": name, "size": size, "redundancy": redundancy });
+    let body = json!({ "from": volume, "snapshot": snapshot, "name": name, "size": size, "redundancy": redundancy });
     change_volumes(platform, "/clone", &body, "cloned", &format!("{from} as volume {name}"), change).await
 }
 

@@ -107,6 +107,8 @@ pub struct AdminParts {
     pub inside: Option<Inside>,
     /// How long a bucket is kept in the trash, unless the request says.
     pub trash_keep: Duration,
+    /// Its volumes.
+    pub registry: Registry,
 }
 
 /// Serves the admin API as a task.
@@ -124,7 +126,7 @@ pub fn spawn_admin(
     let policy_objects = objects.clone();
     let metrics_objects = objects.clone();
     let (checks, changes, stores) = (meta.clone(), meta.clone(), parts.stores);
-    let volumes_meta = meta.clone();
+    let registry = parts.registry;
     let hooks = AdminHooks {
         ready: Rc::new(move || ready.get()),
         status: Rc::new(move || {
@@ -140,8 +142,8 @@ pub fn spawn_admin(
             Box::pin(async move { members::carry_out(&meta, inside.as_deref(), asked).await })
         }),
         volumes: Rc::new(move |asked| {
-            let meta = volumes_meta.clone();
-            Box::pin(async move { volumes::carry_out(&meta, asked).await })
+            let registry = registry.clone();
+            Box::pin(async move { volumes::carry_out(&registry, asked).await })
         }),
         metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores())),
         trash_keep: parts.trash_keep,
@@ -153,17 +155,14 @@ pub fn spawn_admin(
     });
 }
 
+/// The volumes of a process, which `node` names to others.
+pub fn volumes(meta: &MetaClient, chunks: &ChunkLayer, node: &str) -> Registry {
+    Registry::new(meta.clone(), chunks.shards.clone(), chunks.reader.clone(), node)
+}
+
 /// Serves volumes to NBD clients as a task.
-pub fn spawn_nbd(
-    platform: &Platform,
-    listener: Listener,
-    meta: &MetaClient,
-    chunks: &ChunkLayer,
-    node: &str,
-) -> Registry {
-    let registry = Registry::new(meta.clone(), chunks.shards.clone(), chunks.reader.clone(), node);
+pub fn spawn_nbd(platform: &Platform, listener: Listener, registry: &Registry) {
     platform.tasks().spawn(nbd::server::serve(platform.clone(), listener, registry.clone()));
-    registry
 }
 
 /// Serves S3 as a task.

@@ -140,9 +140,10 @@ async fn status(meta: &MetaClient, name: &str) -> Result<Value, Denied> {
     let unique = |snapshot: &SnapshotRow| {
         let needs = |one: &SnapshotRow, chunk: &proto::volume::VolumeChunkRow| one.needs(chunk.born, chunk.dropped);
         let others = || snapshots.iter().filter(|other| other.number != snapshot.number);
-        let only = chunks.iter().map(|chunk| &chunk.row).filter(|chunk| {
-            chunk.dropped > 0 && needs(snapshot, chunk) && !others().any(|other| needs(other, chunk))
-        });
+        let only = chunks
+            .iter()
+            .map(|chunk| &chunk.row)
+            .filter(|chunk| chunk.dropped > 0 && needs(snapshot, chunk) && !others().any(|other| needs(other, chunk)));
         only.map(|chunk| chunk.bytes).sum::<u64>()
     };
     let shown = snapshots.iter().filter(|snapshot| !snapshot.hidden);

@@ -31,7 +31,7 @@ mod tests;
 mod qemu;
 
 pub use reader::{Reader, Step};
-pub use writer::{CLUSTER, SIZE_MAX, Writer};
+pub use writer::{CLUSTER, SIZE_MAX, SMALL_CLUSTER, SMALL_SIZE_MAX, Writer};
 
 /// First bytes of an image.
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
