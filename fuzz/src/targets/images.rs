@@ -52,20 +52,24 @@ fn written(input: &mut Input) {
 
 /// A small image with tables of numbers that are often plausible.
 fn made_up(input: &mut Input) {
-    let bits = 9 + input.below(if input.once_in(20) { 13 } else { 3 }) as u32;
+    let bits_max = if input.once_in(20) { 21 } else { 11 };
+    let bits = 9 + input.below(bits_max - 8) as u32;
     let clusters = 1 + input.below(8) as u64;
     let mut file = input.exactly(((clusters << bits) as usize).min(1 << 16));
     let table = (input.any() % clusters) << bits;
     let mapped = 1u64 << (2 * bits - 3);
     let (version, size) = (2 + input.below(2) as u32, (input.any() % (mapped * 4)) >> input.below(12));
     let kind = if input.once_in(10) { input.number() } else { 0 };
-    for place in (0..file.len().saturating_sub(7)).step_by(8) {
-        let offset = (input.any() % (clusters + 1)) << bits;
-        let entry = match input.below(8) {
+    let l1 = table as usize..table as usize + 8 * size.div_ceil(mapped) as usize;
+    for place in (0..file.len() - 7).step_by(8) {
+        let offset = (input.any() % clusters) << bits;
+        let entry = match input.below(100) {
             0 => input.number(),
-            1 => 1,
-            2 => 1 << 62 | (input.any() % 3) << (70 - bits) | input.any() % (1 + file.len() as u64),
-            3..6 => 1 << 63 | offset,
+            1 => (input.any() % (clusters + 1)) << bits,
+            2..70 => 1 << 63 | offset,
+            _ if l1.contains(&place) => 0,
+            70..80 => u64::from(version - 2),
+            80..90 => 1 << 62 | (input.any() % 3) << (70 - bits) | input.any() % file.len() as u64,
             _ => 0,
         };
         file[place..place + 8].copy_from_slice(&entry.to_be_bytes());
