@@ -11,7 +11,7 @@ use proto::rows::{
 };
 use proto::service::{Answer, AnswerMessage, Failure, Request, RequestMessage, class, code};
 use proto::trash::{PurgePage, RestoreBucket, TrashBucket};
-use proto::volume::{VolumeChunkRow, VolumeRow};
+use proto::volume::{Base, Qos, SnapshotRow, SweepRow, VolumeChunkRow, VolumeRow};
 
 #[track_caller]
 fn assert_golden<M: prost::Message + Default + PartialEq + std::fmt::Debug>(message: M, hex: &str) {
@@ -210,7 +210,9 @@ fn golden_bytes_of_a_request_and_a_refusal() {
 
 #[test]
 fn golden_bytes_of_volume_rows() {
-    assert_golden(VolumeChunkRow { order: 3, bytes: 128 << 20 }, "08031080808040");
+    assert_golden(VolumeChunkRow { order: 3, bytes: 128 << 20, born: 0, dropped: 0 }, "08031080808040");
+    let dropped = VolumeChunkRow { order: 3, bytes: 1, born: 4, dropped: 5 };
+    assert_golden(dropped, "0803100118042005");
     let volume = VolumeRow {
         id: (1 << 48) | 2,
         name: "v".into(),
@@ -226,9 +228,43 @@ fn golden_bytes_of_volume_rows() {
         deleting: true,
         used: 4096,
         from_order: 3,
+        ..VolumeRow::default()
     };
     assert_golden(
         volume,
         "088280808080804012017618808080800422041004180228633007380b42016e4a0b080a10820218802020882750f403580460016880207003",
     );
+}
+
+#[test]
+fn golden_bytes_of_snapshot_rows() {
+    let snapshot = SnapshotRow {
+        number: 1,
+        name: "s".into(),
+        sequence: 500,
+        size: 1 << 30,
+        created_ms: 99,
+        ready: true,
+        root: vec![EXTENT],
+        used: 4096,
+        frozen_tick: 6,
+        ready_tick: 7,
+        hidden: true,
+        clones: 2,
+        upto_order: 4,
+    };
+    assert_golden(snapshot, "");
+    assert_golden(SweepRow { after: 9 }, "0809");
+    let volume = VolumeRow {
+        ticks: 5,
+        revision: 6,
+        clean: true,
+        wanted: vec!["w".into()],
+        base: Some(Base { volume: 1, snapshot: 2, name: "p@s".into() }),
+        qos: Some(Qos { iops: 1, bytes: 2, burst_s: 3 }),
+        snapshots_made: 8,
+        parked: true,
+        ..VolumeRow::default()
+    };
+    assert_golden(volume, "");
 }

@@ -158,6 +158,9 @@ pub struct ImportArgs {
     /// Apply the file to a volume that is there: what the image does not hold stays as it is
     #[arg(long)]
     pub onto: bool,
+    /// How the disk lies in the file; by default what its first bytes show
+    #[arg(long, value_enum)]
+    pub format: Option<ImageFormat>,
     #[command(flatten)]
     pub change: ChangeArgs,
 }

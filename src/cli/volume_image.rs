@@ -16,6 +16,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use platform::Platform;
 use serde_json::{Value, json};
 use types::size::format_size;
+use types::volume::SIZE_MAX;
 
 use super::download::beside;
 use super::failure::Failure;
@@ -271,7 +272,7 @@ async fn copy_out(
     let parts = stream::try_unfold(wanted, async |wanted| Ok(wanted.next().await?.map(|part| (part, wanted))));
     let reads = parts.map_ok(|part| async move {
         if !part.is_data {
-            return Ok((part, Bytes::new()));
+            return Ok::<(Part, Bytes), Failure>((part, Bytes::new()));
         }
         let body = json!({ "name": name, "start": part.start, "len": part.len });
         Ok((part, admin.call_for_bytes("POST", "/v1/volumes/read", Bytes::from(body.to_string())).await?))
@@ -321,13 +322,21 @@ pub async fn import(platform: &Platform, args: &ImportArgs) -> Result<(), Failur
     file.rewind().map_err(|error| broken(&error))?;
     let mut head = Vec::new();
     Read::by_ref(&mut file).take(HEAD_LEN as u64).read_to_end(&mut head).map_err(|error| broken(&error))?;
-    let mut source = match image::detect(&head) {
+    let format = match args.format {
+        Some(ImageFormat::Raw) => Format::Raw,
+        Some(ImageFormat::Qcow2) => Format::Qcow2,
+        None => image::detect(&head),
+    };
+    let mut source = match format {
         Format::Raw => Source::Raw(raw::extent(file_len)),
         Format::Qcow2 => Source::Qcow2(Box::new(qcow2::Reader::open(&head, file_len).map_err(unfit)?)),
     };
     let size = source.size(file_len);
     if size == 0 {
         return Err(Failure::failed(format!("{} holds no disk: it is empty", args.file.display())));
+    }
+    if size > SIZE_MAX {
+        return Err(Failure::failed(format!("the image has {}, and a volume at most 64 TiB", format_size(size))));
     }
     if source.has_backing() && !args.onto {
         let text = format!("{} holds only what has changed; --onto applies it to a volume", args.file.display());
@@ -401,8 +410,18 @@ impl Source {
 
 fn read(file: &File, span: Span) -> Result<Bytes, Failure> {
     let mut bytes = vec![0; span.len as usize];
-    file.read_exact_at(&mut bytes, span.offset)
-        .map_err(|error| Failure::failed(format!("the image cannot be read at {}: {error}", span.offset)))?;
+    let mut at = 0;
+    while at < bytes.len() {
+        match file.read_at(&mut bytes[at..], span.offset + at as u64) {
+            // The last cluster of an image may be cut: zeroes follow.
+            Ok(0) => break,
+            Ok(count) => at += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(Failure::failed(format!("the image cannot be read at {}: {error}", span.offset)));
+            }
+        }
+    }
     Ok(bytes.into())
 }
 

@@ -1,6 +1,5 @@
 //! Volumes: what the admin door passes on of `bixi volume`.
 
-use block_gateway::device::Device;
 use block_gateway::registry::Registry;
 use client::meta::MetaClient;
 use client::volume::{self, VolumeError};

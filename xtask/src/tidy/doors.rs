@@ -25,7 +25,7 @@ const fn door(dependency: &'static str, path: &'static [&'static str], places: &
 const PLATFORM: &[&str] = &["platform/"];
 
 /// Whole packages.
-const PACKAGES: [Door; 21] = [
+const PACKAGES: [Door; 22] = [
     door("io-uring", &["io_uring"], PLATFORM),
     door("rustls", &["rustls"], PLATFORM),
     door("tokio-rustls", &["tokio_rustls"], PLATFORM),
@@ -46,6 +46,7 @@ const PACKAGES: [Door; 21] = [
     door("md-5", &["md5"], &["crypto/"]),
     door("fuser", &["fuser"], &["tests/faultdev/"]),
     door("tikv-jemallocator", &["tikv_jemallocator"], &["simulator/src/main"]),
+    door("miniz_oxide", &["miniz_oxide"], &["block-gateway/src/image/"]),
     door("aws-lc-rs", &["aws_lc_rs"], &["crypto/"]),
 ];
 

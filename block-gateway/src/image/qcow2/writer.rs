@@ -236,7 +236,7 @@ impl Writer {
         let bytes = if table.entries.iter().all(|entry| *entry == ZERO) {
             self.zero_table.get_or_insert_with(|| shape.table_bytes(&table.entries)).clone()
         } else {
-            table_bytes(&table.entries)
+            shape.table_bytes(&table.entries)
         };
         self.l1[table.index as usize] = COPIED | self.append(bytes);
     }

@@ -2,8 +2,8 @@
 
 use proto::meta::EndSession;
 use proto::volume::{
-    AttachVolume, Checkpoint, CreateVolume, DeleteVolume, DetachVolume, PurgeVolume, ResizeVolume, TakeChunks,
-    VolumeRow,
+    AttachVolume, Checkpoint, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, DetachVolume, PurgeVolume,
+    RenameVolume, ResizeVolume, RollBack, SnapshotRow, SweepVolume, TakeChunks, TakeSnapshot, VolumeRow, WantSnapshot,
 };
 
 use super::*;
@@ -16,7 +16,7 @@ impl World {
     }
 
     fn attach(&mut self, name: &str, take_over: bool) -> Outcome {
-        let body = AttachVolume { name: name.into(), owner: "o".into(), take_over };
+        let body = AttachVolume { name: name.into(), owner: "o".into(), take_over, only_epoch: 0 };
         self.command(1, Body::AttachVolume(body))
     }
 
@@ -89,7 +89,7 @@ fn what_an_older_owner_asks_for_is_refused() {
     assert_eq!(world.take(&volume, epoch, old).refusal, refusal::VOLUME_FENCED);
     assert_eq!(world.take(&volume, risen, old).refusal, refusal::VOLUME_FENCED, "an epoch alone is not enough");
     assert_eq!(world.checkpoint(&volume, epoch, chunk, 1, &[]), refusal::VOLUME_FENCED);
-    let detach = Body::DetachVolume(DetachVolume { volume: volume.id, epoch });
+    let detach = Body::DetachVolume(DetachVolume { volume: volume.id, epoch, sequence: 0 });
     assert_eq!(world.command(1, detach).refusal, refusal::VOLUME_FENCED);
 
     (world.session, world.sequence) = second;
@@ -120,7 +120,7 @@ fn chunks_stay_when_the_owner_ends_and_go_when_they_are_dropped() {
     assert_eq!(world.checkpoint(&volume, epoch, two, 2, &[one]), refusal::CHUNK, "it was dropped");
     let delete = |name: &str| Body::DeleteVolume(DeleteVolume { name: name.into() });
     assert_eq!(world.command(1, delete("v")).refusal, refusal::VOLUME_BUSY);
-    world.command(1, Body::DetachVolume(DetachVolume { volume: volume.id, epoch }));
+    world.command(1, Body::DetachVolume(DetachVolume { volume: volume.id, epoch, sequence: 0 }));
     assert_eq!(world.command(1, delete("v")).refusal, refusal::NONE);
     assert_eq!(world.attach("v", true).refusal, refusal::NO_VOLUME);
     let purge = Command {
@@ -131,4 +131,178 @@ fn chunks_stay_when_the_owner_ends_and_go_when_they_are_dropped() {
     assert!(!world.run(&purge).existed, "nothing is left");
     assert_eq!(world.row(two), None);
     assert_eq!(world.run(&purge).refusal, refusal::NO_VOLUME);
+}
+
+/// A volume that is attached, with chunks.
+struct Journal {
+    world: World,
+    volume: VolumeRow,
+    epoch: u64,
+}
+
+impl Journal {
+    fn new() -> Journal {
+        let mut world = World::new();
+        let volume = world.volume("v");
+        let epoch = world.attach("v", false).number;
+        Journal { world, volume, epoch }
+    }
+
+    /// A chunk of the journal, full.
+    fn chunk(&mut self) -> u64 {
+        let chunk = self.world.chunk();
+        assert_eq!(self.world.take(&self.volume, self.epoch, chunk).refusal, refusal::NONE);
+        self.world.sealed(chunk);
+        chunk
+    }
+
+    fn checkpoint(&mut self, root: u64, sequence: u64, drop: &[u64]) -> u32 {
+        self.world.checkpoint(&self.volume, self.epoch, root, sequence, drop)
+    }
+
+    fn snapshot(&mut self, name: &str, sequence: u64) -> Outcome {
+        let body = TakeSnapshot { name: "v".into(), snapshot: name.into(), epoch: self.epoch, sequence };
+        self.world.command(1, Body::TakeSnapshot(body))
+    }
+
+    fn forget(&mut self, name: &str) -> u32 {
+        let body = DeleteSnapshot { name: "v".into(), snapshot: name.into() };
+        self.world.command(1, Body::DeleteSnapshot(body)).refusal
+    }
+
+    fn sweep(&self, volume: u64) {
+        let body = Body::SweepVolume(SweepVolume { volume });
+        let command = Command { partition: 1, body: Some(body), ..Command::default() };
+        while self.world.run(&command).existed {}
+    }
+
+    fn there(&self, chunks: &[u64]) -> Vec<bool> {
+        chunks.iter().map(|chunk| self.world.row(*chunk).is_some()).collect()
+    }
+
+    fn snapshots(&self, volume: u64) -> Vec<SnapshotRow> {
+        crate::apply::snapshots::of(&Txn::new(&self.world.store), volume).expect("store is sound")
+    }
+
+    fn detach(&mut self, sequence: u64) {
+        let body = DetachVolume { volume: self.volume.id, epoch: self.epoch, sequence };
+        assert_eq!(self.world.command(1, Body::DetachVolume(body)).refusal, refusal::NONE);
+    }
+}
+
+#[test]
+fn chunks_stay_while_a_snapshot_may_need_them() {
+    let mut journal = Journal::new();
+    let (before, index) = (journal.chunk(), journal.chunk());
+    assert!(!journal.snapshot("one", 5).snapshot.expect("taken").ready);
+    assert_eq!(journal.snapshot("one", 6).refusal, refusal::EXISTS);
+    assert_eq!(journal.snapshot("a/b", 6).refusal, refusal::MALFORMED);
+    assert_eq!(journal.checkpoint(index, 6, &[]), refusal::MALFORMED, "the snapshot's index comes first");
+    // Its index may go to a chunk that is taken later.
+    let late = journal.chunk();
+    assert_eq!(journal.checkpoint(late, 5, &[]), refusal::NONE);
+    let after = journal.chunk();
+    assert_eq!(journal.checkpoint(after, 9, &[before, index, late]), refusal::NONE);
+    let root = journal.chunk();
+    assert_eq!(journal.checkpoint(root, 10, &[after]), refusal::NONE);
+    assert_eq!(journal.there(&[before, index, late, after, root]), [true, true, true, false, true]);
+    assert_eq!(journal.checkpoint(root, 11, &[before]), refusal::CHUNK, "dropped already");
+    assert_eq!(journal.forget("two"), refusal::NO_VOLUME);
+    assert_eq!(journal.forget("one"), refusal::NONE);
+    journal.sweep(journal.volume.id);
+    assert_eq!(journal.there(&[before, index, late, root]), [false, false, false, true]);
+    assert_eq!(journal.snapshot("one", 4).refusal, refusal::MALFORMED, "a moment that is past");
+    assert!(journal.snapshot("one", 11).snapshot.expect("taken").ready, "the row's index is of that moment");
+}
+
+#[test]
+fn clone_keeps_what_it_was_made_of_when_snapshot_and_volume_are_deleted() {
+    let mut journal = Journal::new();
+    let (data, root) = (journal.chunk(), journal.chunk());
+    journal.checkpoint(root, 5, &[]);
+    journal.snapshot("s", 5);
+    let clone = |name: &str, size| {
+        let from = CloneVolume { from: "v".into(), snapshot: "s".into(), name: name.into(), size, redundancy: None };
+        Body::CloneVolume(from)
+    };
+    assert_eq!(journal.world.command(1, clone("c", 1)).refusal, refusal::MALFORMED, "smaller than the snapshot");
+    assert_eq!(journal.world.command(1, clone("v", 0)).refusal, refusal::EXISTS);
+    let made = journal.world.command(1, clone("c", 0)).volume.expect("cloned");
+    assert_eq!((made.size, made.base.as_ref().map(|base| base.name.as_str())), (1 << 30, Some("v@s")));
+    let other = journal.chunk();
+    journal.checkpoint(other, 8, &[data, root]);
+    assert_eq!(journal.forget("s"), refusal::NONE);
+    journal.sweep(journal.volume.id);
+    assert_eq!(journal.there(&[data, root, other]), [true, true, true], "the clone needs them");
+    assert_eq!(journal.forget("s"), refusal::NO_VOLUME, "its name is free");
+    journal.detach(8);
+    journal.world.command(1, Body::DeleteVolume(DeleteVolume { name: "v".into() }));
+    journal.sweep(journal.volume.id);
+    assert_eq!(journal.there(&[data, root, other]), [true, true, false]);
+    // Once its own index is whole, the clone lets go.
+    let epoch = journal.world.attach("c", false).number;
+    let own = journal.world.chunk();
+    journal.world.take(&made, epoch, own);
+    let extent = |chunk| vec![ExtentRow { logical: 0, chunk, offset: 0, len: 10 }];
+    let alone = Checkpoint { volume: made.id, epoch, root: extent(own), sequence: 3, is_alone: true, ..Checkpoint::default() };
+    assert_eq!(journal.world.command(1, Body::Checkpoint(alone)).volume.expect("kept").base, None);
+    journal.sweep(journal.volume.id);
+    assert_eq!(journal.there(&[data, root, own]), [false, false, true]);
+    assert_eq!(journal.snapshots(journal.volume.id), []);
+}
+
+#[test]
+fn volume_is_rolled_back_to_what_its_chunks_still_hold() {
+    let mut journal = Journal::new();
+    let (data, root) = (journal.chunk(), journal.chunk());
+    journal.checkpoint(root, 5, &[]);
+    journal.snapshot("s", 5);
+    let later = journal.chunk();
+    journal.checkpoint(later, 9, &[data, root]);
+    let back = |journal: &mut Journal, snapshot: &str| {
+        let (volume, epoch) = (journal.volume.id, journal.epoch);
+        let body = RollBack { volume, epoch, snapshot: snapshot.into(), sequence: 9, from_order: 3 };
+        journal.world.command(1, Body::RollBack(body))
+    };
+    assert_eq!(back(&mut journal, "t").refusal, refusal::NO_VOLUME);
+    let row = back(&mut journal, "s").volume.expect("rolled back");
+    assert_eq!((row.root[0].chunk, row.sequence), (root, 9));
+    assert_eq!(journal.forget("s"), refusal::NONE);
+    journal.sweep(journal.volume.id);
+    assert_eq!(journal.there(&[data, root, later]), [true, true, true], "the volume needs them again");
+    assert_eq!(journal.checkpoint(data, 10, &[later, root]), refusal::NONE);
+    assert_eq!(journal.there(&[data, root, later]), [true, false, false]);
+}
+
+#[test]
+fn snapshots_without_an_owner_and_wishes_to_one() {
+    let mut journal = Journal::new();
+    let root = journal.chunk();
+    journal.checkpoint(root, 5, &[]);
+    let take = |journal: &mut Journal, snapshot: &str| {
+        let body = TakeSnapshot { name: "v".into(), snapshot: snapshot.into(), epoch: 0, sequence: 0 };
+        journal.world.command(1, Body::TakeSnapshot(body))
+    };
+    assert_eq!(take(&mut journal, "s").refusal, refusal::VOLUME_BUSY, "its owner knows more");
+    let want = |journal: &mut Journal, snapshot: &str, withdraw| {
+        let body = WantSnapshot { name: "v".into(), snapshot: snapshot.into(), withdraw };
+        journal.world.command(1, Body::WantSnapshot(body)).volume.map(|row| row.wanted)
+    };
+    assert_eq!(want(&mut journal, "w", false), Some(vec!["w".into()]));
+    want(&mut journal, "x", false);
+    assert_eq!(want(&mut journal, "x", true), Some(vec!["w".into()]));
+    assert_eq!(journal.snapshot("w", 7).volume.expect("taken").wanted, Vec::<String>::new());
+    assert_eq!(want(&mut journal, "w", false), None, "it is there");
+    journal.detach(7);
+    assert_eq!(take(&mut journal, "s").refusal, refusal::VOLUME_BUSY, "records were left");
+    journal.epoch = journal.world.attach("v", false).number;
+    assert_eq!(journal.checkpoint(root, 7, &[]), refusal::NONE);
+    journal.detach(7);
+    assert!(take(&mut journal, "s").snapshot.expect("taken").ready);
+    let rename = RenameVolume { name: "v".into(), to: "u".into() };
+    assert_eq!(journal.world.command(1, Body::RenameVolume(rename)).refusal, refusal::NONE);
+    assert_eq!(journal.world.attach("v", false).refusal, refusal::NO_VOLUME);
+    assert_eq!(journal.world.attach("u", false).refusal, refusal::NONE);
+    let again = AttachVolume { name: "u".into(), owner: "o".into(), take_over: true, only_epoch: 1 };
+    assert_eq!(journal.world.command(1, Body::AttachVolume(again)).refusal, refusal::VOLUME_FENCED);
 }
