@@ -7,6 +7,7 @@
 #   make soak     HOURS=n of faults on real processes, disks and networks, with a report
 #   make sim-mutants  hunts every planted mistake, MUTANT_SEEDS seeds each, and writes docs/planted-bugs.md
 #   make scale    the leader's planning over 10,000 disks and the loss of a rack; writes docs/scale.md
+#   make guest    the Linux guest that `make test` boots: QEMU, a kernel and tools from Debian, not installed
 #   make bench    what this machine reaches
 #   make fuzz     feed damaged bytes to every decoder, for FUZZ_SECONDS
 
@@ -46,7 +47,7 @@ FUZZ_SMOKE_SECONDS ?= 5
 PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
             e2fsprogs iproute2 nftables faketime libnbd-bin qemu-utils fio
 
-.PHONY: help setup build faultdev run test check collect unit fuzz-smoke sim-smoke e2e sim sim-mutants previous soak scale bench fuzz venv clean-data
+.PHONY: help setup build faultdev run test check collect unit fuzz-smoke sim-smoke e2e sim sim-mutants previous soak scale bench fuzz venv guest clean-data
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -89,7 +90,8 @@ run: setup
 
 # What is quick comes first.
 test: setup
-	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory guest
+	$(MAKE) --no-print-directory check
 	$(MAKE) --no-print-directory collect
 	$(MAKE) --no-print-directory unit
 	$(MAKE) --no-print-directory build
@@ -124,7 +126,7 @@ collect: venv
 	@"$(VENV)/bin/pytest" -c tests/pytest.ini --collect-only --quiet tests >"$(VENV)/collected" || { cat "$(VENV)/collected"; exit 1; }
 
 # Real clients against the real program, and real faults below it.
-e2e: build faultdev venv
+e2e: build faultdev venv guest
 	"$(VENV)/bin/pytest" -c tests/pytest.ini tests
 
 # Every variant of every fault, over and over, with another seed each time.
@@ -142,6 +144,10 @@ venv:
 	  "$(VENV)/bin/pip" install --quiet --disable-pip-version-check -r tests/requirements.txt
 	  cp tests/requirements.txt "$(VENV)/requirements.installed"
 	fi
+
+# 64 MB from Debian's mirror the first time, below ~/.cache/bixi-guest (or $BIXI_GUEST).
+guest:
+	@"$(PYTHON)" tests/guest/prepare.py
 
 # Ends with the line `n seeds, f failed, r seeds/min`; fails if f > 0.
 sim: setup
