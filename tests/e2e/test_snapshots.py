@@ -184,14 +184,18 @@ def test_snapshot_takes_no_longer_for_more_data_and_a_thousand_cost_reads_nothin
         return time.monotonic() - began
 
     before, took = min(reads() for _ in range(3)), []
+    began = time.monotonic()
+    status(server, name)
+    command = time.monotonic() - began
     for number in range(1000):
         client.write(number * 4096, block)
         began = time.monotonic()
-        server.admin_call("POST", "/v1/volumes/snapshot", {"name": name, "snapshot": f"s{number}"})
+        snapshot(server, f"{name}@s{number}")
         took.append(time.monotonic() - began)
     after = min(reads() for _ in range(3))
     took.sort()
-    print(f"1000 snapshots: median {took[500] * 1000:.1f} ms, 99 % {took[990] * 1000:.1f} ms, slowest {took[-1] * 1000:.1f} ms; "
+    print(f"1000 snapshots by the command line ({command * 1000:.1f} ms for a question): median {took[500] * 1000:.1f} ms, "
+          f"99 % {took[990] * 1000:.1f} ms, slowest {took[-1] * 1000:.1f} ms; "
           f"1024 reads {before * 1000:.0f} ms before, {after * 1000:.0f} ms after")
     assert len(status(server, name)["snapshots"]) == 1000
     assert whole(server, f"{name}@s0")[:4096] == block
@@ -220,14 +224,14 @@ def test_space_comes_back(tmp_path):
     fill()
     assert taken() - full > 400, "the snapshot keeps its own"
     volume(server, "delete", "v@s", "--yes")
-    wait_for("what the snapshot held comes back", lambda: taken() < full + 200, seconds=60)
+    wait_for("what the snapshot held comes back", lambda: taken() < full + 200, patience=60)
     client.trim(0, 512 * MIB)
-    wait_for("what was trimmed comes back", lambda: taken() < empty + 200, seconds=60)
+    wait_for("what was trimmed comes back", lambda: taken() < empty + 200, patience=60)
     fill()
     client.disconnect()
     wait_for("given up", lambda: not status(server, "v")["attached_by"])
     volume(server, "delete", "v", "--yes")
-    wait_for("what was deleted comes back", lambda: taken() < empty + 150, seconds=60)
+    wait_for("what was deleted comes back", lambda: taken() < empty + 150, patience=60)
     assert server.stop() == 0
 
 

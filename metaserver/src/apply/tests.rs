@@ -27,7 +27,7 @@ impl World {
         let mut world = World { store: StateStore::Memory(MemoryStore::default()), session: 0, sequence: 0 };
         world.bare(Body::InitCluster(ClusterRow {
             cluster: 1,
-            feature_level: 1,
+            feature_level: proto::level::CURRENT,
             partitions: 4,
             redundancy: RedundancyRow::from(Redundancy::Copies(2)),
             chunk_capacity: 1 << 20,
