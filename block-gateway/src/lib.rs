@@ -10,3 +10,4 @@ pub mod device;
 pub mod image;
 pub mod nbd;
 pub mod registry;
+pub mod vhost;

@@ -23,9 +23,14 @@ const fn door(dependency: &'static str, path: &'static [&'static str], places: &
 }
 
 const PLATFORM: &[&str] = &["platform/"];
+const VHOST: &[&str] = &["block-gateway/src/vhost/"];
 
 /// Whole packages.
+<<<<<<< HEAD
 const PACKAGES: [Door; 22] = [
+=======
+const PACKAGES: [Door; 24] = [
+>>>>>>> 4964520 (block: a volume is a disk of a virtual machine over vhost-user)
     door("io-uring", &["io_uring"], PLATFORM),
     door("rustls", &["rustls"], PLATFORM),
     door("tokio-rustls", &["tokio_rustls"], PLATFORM),
@@ -48,6 +53,9 @@ const PACKAGES: [Door; 22] = [
     door("tikv-jemallocator", &["tikv_jemallocator"], &["simulator/src/main"]),
     door("miniz_oxide", &["miniz_oxide"], &["block-gateway/src/image/"]),
     door("aws-lc-rs", &["aws_lc_rs"], &["crypto/"]),
+    door("vhost", &["vhost"], VHOST),
+    door("vm-memory", &["vm_memory"], VHOST),
+    door("vmm-sys-util", &["vmm_sys_util"], VHOST),
 ];
 
 /// Parts of tokio that only `platform` may name: what touches the machine or starts tasks.
