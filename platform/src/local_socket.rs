@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Waits for programs of this machine. Dropping it removes the socket file.
+#[derive(Debug)]
 pub struct LocalListener {
     listener: UnixListener,
     path: PathBuf,
