@@ -209,6 +209,7 @@ const INSIDE: &str = "a queue's part lies inside the region";
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
     use std::sync::Arc;
 
     use vhost::vhost_user::message::VhostUserInflight;
@@ -249,6 +250,24 @@ mod tests {
         // Or before the index: then nobody has seen the answer.
         first.answering(1);
         assert_eq!(region.tracker(1).unwrap().recover(8, 1), Ok(Some(vec![1])));
+    }
+
+    #[test]
+    fn the_format_is_pinned() {
+        let (told, file) = create(&VhostUserInflight::new(0, 0, 1, 2)).unwrap();
+        assert_eq!((told.mmap_size, told.mmap_offset, told.num_queues, told.queue_size), (64, 0, 1, 2));
+        let region = Arc::new(Region::map(&told, file.try_clone().unwrap()).unwrap());
+        let mut tracker = region.tracker(0).unwrap();
+        tracker.recover(2, 0x0506).unwrap();
+        [1, 0].into_iter().for_each(|head| tracker.begin(head));
+        tracker.answering(1);
+        tracker.answered(1, 0x0507);
+        let mut bytes = [0; 64];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let mut expected = [0; 64];
+        expected[8..16].copy_from_slice(&[1, 0, 2, 0, 1, 0, 7, 5]);
+        expected[16..32].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes, expected);
     }
 
     #[test]
