@@ -192,7 +192,7 @@ impl Registry {
     pub async fn roll_back(&self, name: &str, snapshot: &str) -> Result<(), VolumeError> {
         self.release(name).await;
         if self.0.slots.borrow().contains_key(name) {
-            return Err(VolumeError::Busy(format!("volume {name} is in use here")));
+            return Err(VolumeError::Busy(format!("volume {name} is attached here")));
         }
         let Means { meta, shards, reader, owner, .. } = &*self.0.means;
         client::volume::roll_back(meta, shards, reader, owner, name, snapshot).await

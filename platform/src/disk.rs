@@ -236,6 +236,20 @@ impl File {
         inside!(FileKind, self, file => file.len().await)
     }
 
+    /// Gives the space of a range back to the file system: it reads as zeros then. A crash before the next
+    /// flush leaves any part of it as it was.
+    ///
+    /// # Errors
+    /// The disk; where a file system cannot do it, nothing is done.
+    ///
+    /// # Panics
+    /// If `offset` or `len` is no multiple of [`BLOCK`].
+    pub async fn punch(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        let block = BLOCK as u64;
+        assert!(offset.is_multiple_of(block) && len.is_multiple_of(block), "hole of {len} at {offset}");
+        inside!(FileKind, self, file => file.punch(offset, len).await)
+    }
+
     /// Cuts, or grows by zeros whose space is reserved on the device. Durable with the next flush.
     pub async fn set_len(&self, len: u64) -> Result<(), DiskError> {
         inside!(FileKind, self, file => file.set_len(len).await)

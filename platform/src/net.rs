@@ -17,13 +17,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use crate::Platform;
 use crate::local_socket::{self, LocalListener};
 use crate::sim::stream::{self, SimListener, SimStream};
 use crate::sim::world::Process;
 
+/// How an address begins that is a socket file.
+const UNIX: &str = "unix:";
 /// Connections the kernel holds for a listener before it refuses.
 const BACKLOG: u32 = 1024;
 /// How long an accept loop waits for descriptors to become free.
@@ -81,6 +83,11 @@ pub struct Listener {
 
 enum ListenerKind {
     Tcp(TcpListener),
+    Local {
+        listener: UnixListener,
+        /// Removes the socket file when it is dropped.
+        _file: LocalListener,
+    },
     Simulated(SimListener),
 }
 
@@ -93,6 +100,7 @@ pub struct Stream {
 
 pub(crate) enum StreamKind {
     Tcp(TcpStream),
+    Local(UnixStream),
     Tls(Box<tokio_rustls::TlsStream<Stream>>),
     Memory(DuplexStream),
     Simulated(SimStream),
@@ -107,11 +115,19 @@ impl Net {
         Net { kind: Kind::Simulated(process) }
     }
 
-    /// Listens on `addr` ("host:port"; port 0 lets the system choose, see [`Listener::local_addr`]).
+    /// Listens on `addr` ("host:port"; port 0 lets the system choose, see [`Listener::local_addr`]; or
+    /// "unix:PATH", a socket file for programs of this machine).
     pub async fn listen(&self, addr: &str) -> Result<Listener, NetError> {
         match &self.kind {
             Kind::Real => {
                 let failed = |source| NetError::Listen { addr: addr.to_owned(), source };
+                if let Some(path) = addr.strip_prefix(UNIX) {
+                    let file = local_socket::listen(Path::new(path)).map_err(failed)?;
+                    let system = file.try_clone().map_err(failed)?;
+                    system.set_nonblocking(true).map_err(failed)?;
+                    let listener = UnixListener::from_std(system).map_err(failed)?;
+                    return Ok(Listener { kind: ListenerKind::Local { listener, _file: file }, local: addr.to_owned() });
+                }
                 let (socket, target) = socket_for(addr).await.map_err(failed)?;
                 let listener = listen_tcp(socket, target).map_err(failed)?;
                 let local = listener.local_addr().map_err(failed)?.to_string();
@@ -156,32 +172,46 @@ impl Listener {
         match &self.kind {
             ListenerKind::Simulated(listener) => std::future::poll_fn(|cx| listener.poll_accept(cx)).await,
             ListenerKind::Tcp(listener) => loop {
-                let failure = match listener.accept().await {
+                match listener.accept().await {
+                    // If it cannot be set up, the peer has gone again.
                     Ok((stream, _)) => match Stream::tcp(stream) {
                         Ok(stream) => return Ok(stream),
-                        // The peer has gone again.
                         Err(_) => continue,
                     },
-                    Err(failure) => failure,
-                };
-                match failure.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        tracing::warn!(addr = self.local, "cannot accept for now: {failure}");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                    Some(
-                        libc::ECONNABORTED
-                        | libc::EPROTO
-                        | libc::EPERM
-                        | libc::ENETDOWN
-                        | libc::EHOSTDOWN
-                        | libc::EHOSTUNREACH
-                        | libc::ENETUNREACH
-                        | libc::EINTR,
-                    ) => {}
-                    _ => return Err(NetError::Accept { addr: self.local.clone(), source: failure }),
+                    Err(failure) => self.survive(failure).await?,
                 }
             },
+            ListenerKind::Local { listener, .. } => loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let kind = StreamKind::Local(stream);
+                        return Ok(Stream { kind, peer: "local".to_owned(), local: self.local.clone() });
+                    }
+                    Err(failure) => self.survive(failure).await?,
+                }
+            },
+        }
+    }
+
+    /// Waits through a failure to accept that passes.
+    async fn survive(&self, failure: io::Error) -> Result<(), NetError> {
+        match failure.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                tracing::warn!(addr = self.local, "cannot accept for now: {failure}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                Ok(())
+            }
+            Some(
+                libc::ECONNABORTED
+                | libc::EPROTO
+                | libc::EPERM
+                | libc::ENETDOWN
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EINTR,
+            ) => Ok(()),
+            _ => Err(NetError::Accept { addr: self.local.clone(), source: failure }),
         }
     }
 
@@ -267,6 +297,10 @@ macro_rules! inside {
                 let $inner = Pin::new($inner);
                 $call
             }
+            StreamKind::Local($inner) => {
+                let $inner = Pin::new($inner);
+                $call
+            }
             StreamKind::Tls($inner) => {
                 let $inner = Pin::new($inner.as_mut());
                 $call
@@ -306,6 +340,7 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match &self.kind {
             StreamKind::Tcp(stream) => stream.is_write_vectored(),
+            StreamKind::Local(stream) => stream.is_write_vectored(),
             StreamKind::Tls(stream) => stream.is_write_vectored(),
             StreamKind::Memory(stream) => stream.is_write_vectored(),
             StreamKind::Simulated(_) => true,

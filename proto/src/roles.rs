@@ -11,8 +11,13 @@ use crate::service::Request;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Roles(u8);
 
-const NAMES: [(Roles, &str); 4] =
-    [(Roles::META, "meta"), (Roles::CHUNK, "chunk"), (Roles::GATEWAY, "gateway"), (Roles::JOIN, "join")];
+const NAMES: [(Roles, &str); 5] = [
+    (Roles::META, "meta"),
+    (Roles::CHUNK, "chunk"),
+    (Roles::GATEWAY, "gateway"),
+    (Roles::JOIN, "join"),
+    (Roles::VOLUME, "volume"),
+];
 
 impl Roles {
     /// None: everything is refused.
@@ -25,6 +30,8 @@ impl Roles {
     pub const GATEWAY: Roles = Roles(4);
     /// Who may ask to become a member, and nothing else.
     pub const JOIN: Roles = Roles(8);
+    /// A volume's device in the host of a virtual machine.
+    pub const VOLUME: Roles = Roles(16);
     /// Every role of a member: the parts of one process among themselves.
     pub const ALL: Roles = Roles(7);
 
@@ -74,7 +81,7 @@ pub fn member_name(cluster: ClusterId) -> String {
 impl Request {
     /// Roles of which the caller must hold one.
     pub fn callers(&self) -> Roles {
-        let readers_and_writers = Roles::CHUNK.and(Roles::GATEWAY);
+        let readers_and_writers = Roles::CHUNK.and(Roles::GATEWAY).and(Roles::VOLUME);
         match self {
             // Only a metaserver fences and deletes: it alone decides when a right to write moves
             // and when a placement dies.

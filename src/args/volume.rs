@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{ChangeArgs, ReadArgs};
+use super::{Access, ChangeArgs, Output, ReadArgs};
 
 /// `bixi volume ...`.
 #[derive(Subcommand)]
@@ -110,6 +110,8 @@ pub enum VolumeCommand {
         #[command(flatten)]
         change: ChangeArgs,
     },
+    /// Serve a volume to a virtual machine of this host, over a socket file, until stopped; prints `ready`
+    Attach(AttachArgs),
     /// Write a snapshot to a file, or what has changed since an earlier one
     Export(ExportArgs),
     /// Make a volume of a disk image, or apply a file of changes to one
@@ -141,8 +143,12 @@ pub struct ExportArgs {
     /// How it lies in the file
     #[arg(long, value_enum, default_value_t = ImageFormat::Raw)]
     pub format: ImageFormat,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Where the server is.
     #[command(flatten)]
-    pub read: ReadArgs,
+    pub access: Access,
 }
 
 /// `bixi volume import`.
@@ -163,4 +169,23 @@ pub struct ImportArgs {
     pub format: Option<ImageFormat>,
     #[command(flatten)]
     pub change: ChangeArgs,
+}
+
+/// `bixi volume attach`.
+#[derive(Args, Clone, Debug)]
+pub struct AttachArgs {
+    /// The volume, or VOLUME@SNAPSHOT to read only
+    pub name: String,
+    /// Serve it by vhost-user-blk on this socket file
+    #[arg(long, value_name = "SOCKET", required_unless_present = "nbd_unix", conflicts_with = "nbd_unix")]
+    pub vhost_user: Option<PathBuf>,
+    /// Serve it by NBD on this socket file
+    #[arg(long, value_name = "SOCKET")]
+    pub nbd_unix: Option<PathBuf>,
+    /// Memory for what is read again, like 256M
+    #[arg(long, value_name = "SIZE", default_value = "128M")]
+    pub cache: String,
+    /// Where the server is.
+    #[command(flatten)]
+    pub access: Access,
 }

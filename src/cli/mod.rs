@@ -25,6 +25,7 @@ pub mod safety;
 pub mod status;
 pub mod trash;
 pub mod volume;
+mod volume_attach;
 mod volume_image;
 
 pub mod download;

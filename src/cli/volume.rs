@@ -8,7 +8,7 @@ use types::size::{format_size, parse_size};
 use super::failure::Failure;
 use super::output::{print_bytes, print_json, print_line, table};
 use super::session::Admin;
-use super::volume_image;
+use super::{volume_attach, volume_image};
 use crate::args::{ChangeArgs, Output, ReadArgs, VolumeCommand};
 
 /// Runs a command about volumes.
@@ -71,6 +71,7 @@ pub async fn run(platform: Platform, command: VolumeCommand) -> Result<(), Failu
             let text = format!("volume {name} to {}", limits(iops, per_second, burst));
             change_volumes(&platform, "/qos", &body, "limited", &text, &change).await
         }
+        VolumeCommand::Attach(args) => volume_attach::run(&platform, &args).await,
         VolumeCommand::Export(args) => volume_image::export(&platform, &args).await,
         VolumeCommand::Import(args) => volume_image::import(&platform, &args).await,
     }

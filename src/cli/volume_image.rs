@@ -138,7 +138,7 @@ pub async fn export(platform: &Platform, args: &ExportArgs) -> Result<(), Failur
     if !since.is_empty() && args.format == ImageFormat::Raw {
         return Err(Failure::usage("a raw file cannot say what has not changed; use --format qcow2 with --since"));
     }
-    let admin = Admin::new(platform, &args.read.access)?;
+    let admin = Admin::new(platform, &args.access)?;
     let first = json!({ "name": args.name, "start": 0, "since": since });
     let size = admin.call("POST", "/v1/volumes/map", Some(&first)).await?["size"].as_u64().unwrap_or(0);
     let (writer, grain) = match args.format {
@@ -172,7 +172,7 @@ pub async fn export(platform: &Platform, args: &ExportArgs) -> Result<(), Failur
         }
     };
     std::fs::rename(&partial, &args.out).map_err(|error| cannot("write", &args.out, &error))?;
-    match args.read.output {
+    match args.output {
         Output::Json => print_json(&json!({ "name": args.name, "since": since, "size": size, "data": moved })),
         Output::Table => {
             let out = args.out.display();

@@ -18,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use client::meta::MetaClient;
+use crypto::hash::hex_encode;
 use platform::Platform;
 use platform::disk::Disk;
 use platform::tls::MutualTls;
@@ -40,6 +41,8 @@ use super::replicas::{Replicas, local};
 pub const NODE_FILE: &str = "node.json";
 /// How a token begins; its version is the number.
 const TOKEN_PREFIX: &str = "bixi-join-1.";
+/// How long the certificate of a host serves that attaches volumes; it gets another one in time.
+pub const PASS_DAYS: u64 = 30;
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a node looks whether its certificate grows old.
 const RENEW_PERIOD: Duration = Duration::from_secs(3600);
@@ -203,17 +206,7 @@ impl Token {
     /// # Errors
     /// It is altered.
     pub fn secret(&self) -> Result<[u8; 32], NodeError> {
-        let altered = || NodeError { text: "the token is altered".into(), exit: 2 };
-        let digits = self.secret.as_bytes();
-        if digits.len() != 64 || !self.secret.is_ascii() {
-            return Err(altered());
-        }
-        let mut secret = [0; 32];
-        for (byte, pair) in secret.iter_mut().zip(digits.chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| altered())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| altered())?;
-        }
-        Ok(secret)
+        secret_of(&self.secret).ok_or_else(|| NodeError { text: "the token is altered".into(), exit: 2 })
     }
 
     /// Asks to be let in as node `name`.
@@ -249,6 +242,44 @@ async fn ask_for_certificate(peers: &Peers, address: &str, name: &str, renews: b
         }
         Err(error) => Err(NodeError::new(error.to_string())),
     }
+}
+
+/// What a host needs to attach volumes itself. No `Debug`: it holds secrets.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pass {
+    /// 16 hex digits.
+    pub cluster: String,
+    /// The cluster's secret, hex.
+    pub secret: String,
+    /// Where the metaserver is.
+    pub addresses: Vec<String>,
+    /// Of the role that attaches volumes.
+    pub certificates: NodeCertificates,
+}
+
+impl Pass {
+    /// The cluster and its secret.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn cluster(&self) -> Result<(ClusterId, [u8; 32]), NodeError> {
+        let damaged = || NodeError::new("the server's pass is damaged");
+        let cluster = u64::from_str_radix(&self.cluster, 16).map_err(|_| damaged())?;
+        Ok((ClusterId(cluster), secret_of(&self.secret).ok_or_else(damaged)?))
+    }
+}
+
+/// 32 bytes of hex digits.
+fn secret_of(digits: &str) -> Option<[u8; 32]> {
+    let mut secret = [0; 32];
+    if digits.len() != 64 || !digits.is_ascii() {
+        return None;
+    }
+    for (byte, pair) in secret.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(secret)
 }
 
 /// What a node serves to the others.
@@ -331,10 +362,30 @@ impl Inside {
         let token = Token {
             cluster: format!("{:016x}", self.cluster.0.0),
             address: self.file.internal.clone(),
-            secret: self.cluster.1.iter().map(|byte| format!("{byte:02x}")).collect(),
+            secret: hex_encode(&self.cluster.1),
             certificates,
         };
         token.text()
+    }
+
+    /// What a host needs to attach volumes itself.
+    ///
+    /// # Errors
+    /// The authority's key is not here.
+    pub async fn pass(&self, host: &str) -> Result<Pass, NodeError> {
+        let authority: Authority = read(&self.disk, AUTHORITY_FILE).await?.ok_or_else(|| {
+            let text = format!("node {} does not keep {AUTHORITY_FILE}; ask the first node", self.file.name);
+            NodeError::conflict(text)
+        })?;
+        let name = format!("volumes of {}", host.chars().take(200).collect::<String>());
+        let certificates = authority.issue(&self.platform, &name, Roles::VOLUME, PASS_DAYS, &authority.certificate)?;
+        tracing::info!(host, "a host was given a certificate to attach volumes");
+        Ok(Pass {
+            cluster: format!("{:016x}", self.cluster.0.0),
+            secret: hex_encode(&self.cluster.1),
+            addresses: self.replicas.known().into_values().collect(),
+            certificates,
+        })
     }
 
     /// Gets itself a new certificate when its own grows old, from the node that keeps the authority.

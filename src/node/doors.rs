@@ -126,7 +126,7 @@ pub fn spawn_admin(
     let policy_objects = objects.clone();
     let metrics_objects = objects.clone();
     let (checks, changes, stores) = (meta.clone(), meta.clone(), parts.stores);
-    let registry = parts.registry;
+    let (registry, reached) = (parts.registry, inside.clone());
     let hooks = AdminHooks {
         ready: Rc::new(move || ready.get()),
         status: Rc::new(move || {
@@ -142,8 +142,8 @@ pub fn spawn_admin(
             Box::pin(async move { members::carry_out(&meta, inside.as_deref(), asked).await })
         }),
         volumes: Rc::new(move |asked| {
-            let registry = registry.clone();
-            Box::pin(async move { volumes::carry_out(&registry, asked).await })
+            let (registry, inside) = (registry.clone(), reached.clone());
+            Box::pin(async move { volumes::carry_out(&registry, inside.as_deref(), asked).await })
         }),
         metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores())),
         trash_keep: parts.trash_keep,

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use types::ids::Partition;
 use types::redundancy::{BadRedundancy, Redundancy};
 
+use super::cluster::Inside;
+
 /// Bytes of a volume that one map tells of, and pieces at most.
 const MAP_SPAN: u64 = 4 << 30;
 const MAP_PIECES: usize = 4096;
@@ -19,7 +21,7 @@ const MAP_PIECES: usize = 4096;
 ///
 /// # Errors
 /// What stands against it, or no leader in time.
-pub async fn carry_out(registry: &Registry, asked: AskedVolume) -> Result<Told, Denied> {
+pub async fn carry_out(registry: &Registry, inside: Option<&Inside>, asked: AskedVolume) -> Result<Told, Denied> {
     let meta = registry.meta();
     let told = match asked {
         AskedVolume::List => {
@@ -66,6 +68,12 @@ pub async fn carry_out(registry: &Registry, asked: AskedVolume) -> Result<Told, 
             tree(&volume::set_qos(meta, &ask.name, qos).await.map_err(denied)?)
         }
         AskedVolume::Map(ask) => map(registry, &ask).await?,
+        AskedVolume::Door(ask) => {
+            let text = "this process is reached by nobody from outside: start it with --internal-addr HOST:PORT";
+            let inside = inside.ok_or_else(|| Denied::conflict(text))?;
+            let pass = inside.pass(&ask.host).await.map_err(|error| Denied::conflict(error.text))?;
+            serde_json::to_value(&pass).map_err(|error| Denied::unavailable(error.to_string()))?
+        }
         AskedVolume::Read(ask) => {
             let len = bounded(ask.len)?;
             let lease = registry.open(&ask.name).await.map_err(denied)?;

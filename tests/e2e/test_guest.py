@@ -31,7 +31,8 @@ class GuestServer(Server):
     def __init__(self, folder, attach: str, reconnect_delay_s: int = 0):
         self.nbd, self.attach, self.delay_s = f"127.0.0.1:{free_port()}", attach, reconnect_delay_s
         self.attached = []
-        super().__init__(folder, dirs=3, extra=("--nbd-addr", self.nbd))
+        inside = () if attach == "nbd" else ("--internal-addr", f"127.0.0.1:{free_port()}")
+        super().__init__(folder, dirs=3, extra=("--nbd-addr", self.nbd, *inside))
 
     def make_volumes(self) -> None:
         for name in SYSTEMS:
@@ -44,7 +45,6 @@ class GuestServer(Server):
             return machine.Nbd(self.nbd, self.delay_s)
         sockets = {name: self.folder / f"{name}.socket" for name in SYSTEMS}
         for name, socket in sockets.items():
-            socket.unlink(missing_ok=True)
             self.attached.append(self.attach_vhost_user(name, socket))
         return machine.VhostUser(sockets)
 

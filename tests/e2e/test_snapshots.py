@@ -166,14 +166,15 @@ def test_rollback(server, name):
     volume(server, "delete", f"{name}@good", "--yes")
     again = Written(server, name, seed=9)
     again.copy = bytearray(was)
-    assert whole(server, name) == again.some()
+    now = again.some()
+    assert whole(server, name) == now
 
 
 def test_snapshot_takes_no_longer_for_more_data_and_a_thousand_cost_reads_nothing(server, name):
     client = Nbd(server.nbd)
     client.upgrade(EXTENDED)
     client.go(name)
-    block = noise(4096)
+    block = noise("block", 4096)
     for at in range(0, SIZE, 16384):
         client.write(at, block)
 
@@ -201,10 +202,13 @@ def test_snapshot_takes_no_longer_for_more_data_and_a_thousand_cost_reads_nothin
     assert whole(server, f"{name}@s0")[:4096] == block
 
 
+SPACE = 384 * MIB
+
+
 def test_space_comes_back(tmp_path):
     server = Nbdserver(tmp_path, dirs=1)
     server.start()
-    server.make("v", 512 * MIB)
+    server.make("v", SPACE)
     client = Nbd(server.nbd)
     client.upgrade(EXTENDED)
     client.go("v")
@@ -213,19 +217,19 @@ def test_space_comes_back(tmp_path):
         return int(tool("du", "-sm", "--exclude=meta", server.folder).split()[0])
 
     def fill():
-        for at in range(0, 512 * MIB, 4 * MIB):
+        for at in range(0, SPACE, 4 * MIB):
             client.write(at, random.randbytes(4 * MIB))
 
     empty = taken()
     fill()
     full = taken()
-    assert full - empty > 500
+    assert full - empty > 350
     snapshot(server, "v@s")
     fill()
-    assert taken() - full > 400, "the snapshot keeps its own"
+    assert taken() - full > 250, "the snapshot keeps its own"
     volume(server, "delete", "v@s", "--yes")
     wait_for("what the snapshot held comes back", lambda: taken() < full + 200, patience=60)
-    client.trim(0, 512 * MIB)
+    client.trim(0, SPACE)
     wait_for("what was trimmed comes back", lambda: taken() < empty + 200, patience=60)
     fill()
     client.disconnect()
@@ -269,7 +273,8 @@ def test_export_and_import(server, name, tmp_path):
         copy = f"{name[:40]}-{number}"
         volume(server, "import", image, copy)
         assert whole(server, copy) == first
-        assert "backing" in volume(server, "import", change, copy + "-x", code=2).stderr or number
+        if number == 0:
+            assert "--onto" in volume(server, "import", change, copy + "-x", code=2).stderr
         wait_for("given up", lambda: not status(server, copy)["attached_by"])
         volume(server, "export", f"{name}@b", "-o", change, "--since", f"{name}@a", "--format", "qcow2")
         volume(server, "import", change, copy, "--onto")
@@ -285,11 +290,11 @@ def test_export_of_scattered_changes_moves_little_more_than_they_are(server, nam
     client.upgrade(EXTENDED)
     client.go(name)
     for at in range(0, SIZE, MIB):
-        client.write(at, noise(MIB))
+        client.write(at, noise(str(at), MIB))
     snapshot(server, f"{name}@a")
     places = random.Random(3).sample(range(SIZE // 4096), 2000)
     for place in places:
-        client.write(place * 4096, noise(4096))
+        client.write(place * 4096, noise(str(place), 4096))
     snapshot(server, f"{name}@b")
     file = tmp_path / "change.qcow2"
     done = volume(server, "export", f"{name}@b", "-o", file, "--since", "a", "--format", "qcow2", "--output", "json")

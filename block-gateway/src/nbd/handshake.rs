@@ -35,6 +35,7 @@ pub(super) struct Agreed {
 struct Session<'a, S> {
     stream: &'a mut S,
     registry: &'a Registry,
+    only: Option<&'a str>,
     headers: Headers,
     no_zeroes: bool,
     /// The export whose contexts were set.
@@ -43,7 +44,8 @@ struct Session<'a, S> {
 }
 
 /// Runs the handshake; `None`: the client has ended the session, or broken the protocol.
-pub(super) async fn run<S>(stream: &mut S, registry: &Registry) -> io::Result<Option<Agreed>>
+/// With `only`, that export is the only one, and the one meant by an empty name.
+pub(super) async fn run<S>(stream: &mut S, registry: &Registry, only: Option<&str>) -> io::Result<Option<Agreed>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -60,6 +62,7 @@ where
     let mut session = Session {
         stream,
         registry,
+        only,
         headers: Headers::Simple,
         no_zeroes: flags & u32::from(handshake::NO_ZEROES) != 0,
         contexts_of: None,
@@ -122,7 +125,11 @@ where
         if !data.is_empty() {
             return self.answer(option::LIST, rep::INVALID, b"a list has no data").await;
         }
-        let names = match self.registry.names().await {
+        let names = match self.only {
+            Some(only) => Ok(vec![only.to_owned()]),
+            None => self.registry.names().await,
+        };
+        let names = match names {
             Ok(names) => names,
             Err(error) => return self.answer(option::LIST, rep::SHUTDOWN, error.to_string().as_bytes()).await,
         };
@@ -168,6 +175,10 @@ where
         if name.len() > wire::NAME_MAX {
             return self.answer(option, rep::TOO_BIG, b"name too long").await;
         }
+        let name = match self.meant(name) {
+            Ok(name) => name,
+            Err(error) => return self.answer(option, refusal(&error), error.to_string().as_bytes()).await,
+        };
         if let Err(error) = self.registry.size_of(&name).await {
             return self.answer(option, refusal(&error), error.to_string().as_bytes()).await;
         }
@@ -204,6 +215,15 @@ where
         self.answer(option, rep::ACK, &[]).await
     }
 
+    /// The export that a client means.
+    fn meant(&self, name: String) -> Result<String, VolumeError> {
+        match self.only {
+            Some(only) if name.is_empty() || name == only => Ok(only.to_owned()),
+            Some(_) => Err(VolumeError::NotFound(name)),
+            None => Ok(name),
+        }
+    }
+
     fn flags(&self, is_read_only: bool) -> u16 {
         use export_flag::*;
         let mut flags = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_CACHE | CAN_MULTI_CONN;
@@ -233,6 +253,13 @@ where
             self.answer(option, rep::TOO_BIG, b"name too long").await?;
             return Ok(None);
         }
+        let name = match self.meant(name) {
+            Ok(name) => name,
+            Err(error) => {
+                self.answer(option, refusal(&error), error.to_string().as_bytes()).await?;
+                return Ok(None);
+            }
+        };
         let had = match option {
             option::GO => self.registry.open(&name).await.map(|lease| (lease.device().size(), Some(lease))),
             _ => self.registry.size_of(&name).await.map(|size| (size, None)),
@@ -261,6 +288,8 @@ where
     /// The oldest way in: it cannot be refused but by hanging up.
     async fn export_name(&mut self, data: &[u8]) -> io::Result<Option<Agreed>> {
         let Ok(name) = std::str::from_utf8(data) else { return Ok(None) };
+        let Ok(name) = self.meant(name.to_owned()) else { return Ok(None) };
+        let name = name.as_str();
         let lease = match self.registry.open(name).await {
             Ok(lease) => lease,
             Err(error) => {

@@ -1,9 +1,11 @@
 //! Accepts clients.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use platform::Platform;
 use platform::net::Listener;
+use tokio::sync::Semaphore;
 
 use super::{handshake, transmission};
 use crate::registry::Registry;
@@ -11,8 +13,21 @@ use crate::registry::Registry;
 /// How long a client may take to agree.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 
+/// Connections held at once: each may have its buffers full.
+const CONNECTIONS_MAX: usize = 512;
+
 /// Serves every volume by its name, for as long as the process lives.
 pub async fn serve(platform: Platform, listener: Listener, registry: Registry) {
+    accept(platform, listener, registry, None).await;
+}
+
+/// Serves one volume and no other, also to those that do not name it.
+pub async fn serve_one(platform: Platform, listener: Listener, registry: Registry, name: String) {
+    accept(platform, listener, registry, Some(name)).await;
+}
+
+async fn accept(platform: Platform, listener: Listener, registry: Registry, only: Option<String>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let mut stream = match listener.accept().await {
             Ok(stream) => stream,
@@ -22,11 +37,15 @@ pub async fn serve(platform: Platform, listener: Listener, registry: Registry) {
                 continue;
             }
         };
-        let (inner, registry) = (platform.clone(), registry.clone());
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            tracing::warn!(peer = stream.peer_addr(), "a client was turned away: {CONNECTIONS_MAX} are there");
+            continue;
+        };
+        let (inner, registry, only) = (platform.clone(), registry.clone(), only.clone());
         platform.tasks().spawn(async move {
             let peer = stream.peer_addr();
-            let agreed = inner.clock().timeout(HANDSHAKE, handshake::run(&mut stream, &registry)).await;
-            let ended = match agreed {
+            let agreeing = handshake::run(&mut stream, &registry, only.as_deref());
+            let ended = match inner.clock().timeout(HANDSHAKE, agreeing).await {
                 Ok(Ok(Some(agreed))) => transmission::run(&inner, stream, agreed).await,
                 Ok(Ok(None)) => Ok(()),
                 Ok(Err(error)) => Err(error),
@@ -35,6 +54,7 @@ pub async fn serve(platform: Platform, listener: Listener, registry: Registry) {
             if let Err(error) = ended {
                 tracing::debug!(peer, %error, "a connection ended");
             }
+            drop(place);
         });
     }
 }

@@ -18,11 +18,18 @@ const STEP: usize = 1 << 20;
 const SPACE_LOW: u64 = 256 << 20;
 /// Pause between two looks.
 const PERIOD: Duration = Duration::from_millis(250);
+/// Looks during which slots must have been free before their space goes back to the file system: what is
+/// written and deleted in turns keeps its slots, which are fast to write.
+const IDLE_LOOKS: u64 = 40;
+/// Slots whose space is given back in one look.
+const PUNCHED_MAX: usize = 32;
 
 impl Store {
     /// Runs until the store fails; spawn it beside the store.
     pub async fn maintain(self) {
         let mut turns = 0u64;
+        // Slots that were free all the time since, and that are to be punched now.
+        let (mut least, mut idle) = (u64::MAX, 0);
         loop {
             self.0.platform.clock().sleep(PERIOD).await;
             if self.is_failed() {
@@ -45,6 +52,18 @@ impl Store {
             let due = fresh >= self.0.config.checkpoint_records || (resting > 0 && wanted);
             if due && let Err(error) = self.checkpoint().await {
                 tracing::warn!(store = %self.0.id, %error, "checkpoint failed");
+            }
+            least = least.min(self.0.state.borrow().slots.free_count());
+            if turns.is_multiple_of(IDLE_LOOKS) {
+                let kept = self.0.config.prewritten_slots * 2;
+                (idle, least) = (least.saturating_sub(kept), u64::MAX);
+            }
+            let some = idle.min(PUNCHED_MAX as u64);
+            idle -= some;
+            if some > 0
+                && let Err(error) = self.punch(some as usize).await
+            {
+                tracing::warn!(store = %self.0.id, %error, "giving space back failed");
             }
             if let Err(error) = self.write_ahead().await {
                 tracing::warn!(store = %self.0.id, %error, "writing slots ahead failed");
@@ -92,6 +111,23 @@ impl Store {
         }
     }
 
+    /// Gives the space of some free slots back to the file system.
+    async fn punch(&self, most: usize) -> Result<(), StoreError> {
+        let slots = self.0.state.borrow_mut().slots.take_last(most);
+        let mut outcome = Ok(());
+        for slot in slots {
+            let (from, end) = (self.0.slot_start(slot), (slot + 1) * self.0.config.slot_size);
+            match self.0.file.punch(from, end - from).await {
+                Ok(()) => self.0.state.borrow_mut().slots.add_bare(slot),
+                Err(error) => {
+                    self.0.state.borrow_mut().slots.untake([slot]);
+                    outcome = Err(StoreError::Disk(Rc::new(error)));
+                }
+            }
+        }
+        outcome
+    }
+
     /// Keeps some slots written, in small steps: flushing a block that was written before is
     /// twice as fast as one that was not.
     async fn write_ahead(&self) -> Result<(), StoreError> {
@@ -103,7 +139,7 @@ impl Store {
         };
         let Some(slot) = slot else { return Ok(()) };
         let zeros = Buffer::zeros(STEP);
-        let (mut at, end) = (slot * self.0.config.slot_size, (slot + 1) * self.0.config.slot_size);
+        let (mut at, end) = (self.0.slot_start(slot), (slot + 1) * self.0.config.slot_size);
         while at < end {
             let len = zeros.len().min((end - at) as usize);
             self.0.file.write_at(at, vec![zeros.slice(..len)]).await.map_err(Rc::new)?;

@@ -204,7 +204,7 @@ impl Store {
         let free = self.free_bytes();
         let state = self.0.state.borrow();
         let cap = self.0.config.capacity_bytes;
-        let grown = (state.slots.count() - state.slots_then) * self.0.config.slot_size;
+        let grown = state.slots.count().saturating_sub(state.slots_then) * self.0.config.slot_size;
         let growth = state.space.available.saturating_sub(self.0.config.reserve_bytes + grown);
         let growth = if cap == 0 {
             growth

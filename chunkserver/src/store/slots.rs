@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 #[derive(Debug, Default)]
 pub struct Slots {
     free: BTreeSet<u64>,
+    /// Free, but their space was given back to the file system: taken after the others, like new ones.
+    bare: BTreeSet<u64>,
     /// Freed since the last durable checkpoint.
     resting: Vec<u64>,
     /// Slots in the file so far; the next new one has this number.
@@ -25,7 +27,7 @@ impl Slots {
         // there: they must not be given out a second time.
         let count = count.max(used.last().map_or(0, |last| last + 1));
         let free = (0..count).filter(|slot| !used.contains(slot)).collect();
-        Slots { free, resting: Vec::new(), count, prewritten: count, next_sequence }
+        Slots { free, count, prewritten: count, next_sequence, ..Slots::default() }
     }
 
     /// Takes a slot: a recycled or prewritten one, else a new one if `count_max` allows.
@@ -33,11 +35,7 @@ impl Slots {
     pub fn take(&mut self, count_max: u64) -> Option<(u64, u64)> {
         let slot = match self.free.pop_first() {
             Some(slot) => slot,
-            None if self.count < count_max => {
-                self.count += 1;
-                self.count - 1
-            }
-            None => return None,
+            None => self.grow(count_max)?,
         };
         let sequence = self.next_sequence;
         self.next_sequence += 1;
@@ -70,23 +68,40 @@ impl Slots {
         self.next_sequence
     }
 
-    /// Slots that could be taken at once without growing the file.
+    /// Slots that could be taken at once without taking space from the file system.
     pub fn free_count(&self) -> u64 {
         self.free.len() as u64
     }
 
-    /// Slots in the file.
+    /// Slots that take space of the file system.
     pub fn count(&self) -> u64 {
-        self.count
+        self.count - self.bare.len() as u64
     }
 
-    /// A new slot at the end of the file, to be written ahead by the caller and then added with
+    /// Free slots at the end of the file, at most `most`, whose space is to be given back. Nobody can take
+    /// them until [`Slots::add_bare`].
+    pub fn take_last(&mut self, most: usize) -> Vec<u64> {
+        let last: Vec<u64> = self.free.iter().rev().take(most).copied().collect();
+        last.iter().for_each(|slot| _ = self.free.remove(slot));
+        last
+    }
+
+    /// The space of a slot from [`Slots::take_last`] was given back.
+    pub fn add_bare(&mut self, slot: u64) {
+        self.bare.insert(slot);
+    }
+
+    /// A slot that takes no space yet, a new one at the end of the file if there is none within, to be written ahead by the caller and then added with
     /// [`Slots::add_prewritten`].
     pub fn grow(&mut self, count_max: u64) -> Option<u64> {
-        (self.count < count_max).then(|| {
-            self.count += 1;
-            self.count - 1
-        })
+        if self.count() >= count_max {
+            return None;
+        }
+        if let Some(slot) = self.bare.pop_first() {
+            return Some(slot);
+        }
+        self.count += 1;
+        Some(self.count - 1)
     }
 
     /// A slot from [`Slots::grow`] is written and may be taken.
@@ -121,5 +136,18 @@ mod tests {
         slots.checkpointed(resting);
         assert_eq!(slots.take(2), Some((0, 2)));
         assert_eq!(slots.take(2), None);
+    }
+
+    #[test]
+    fn slots_whose_space_was_given_back_are_like_new_ones() {
+        let mut slots = Slots::recovered(6, &BTreeSet::from([1]), 1);
+        assert_eq!(slots.take_last(2), [5, 4]);
+        assert_eq!((slots.free_count(), slots.count()), (3, 6), "nobody can take them meanwhile");
+        slots.add_bare(4);
+        slots.add_bare(5);
+        assert_eq!((slots.free_count(), slots.count()), (3, 4));
+        let taken: Vec<u64> = std::iter::from_fn(|| slots.take(6)).map(|(slot, _)| slot).collect();
+        assert_eq!(taken, [0, 2, 3, 4, 5], "the written ones first, and no more than the space allows");
+        assert_eq!(slots.take(7).map(|(slot, _)| slot), Some(6));
     }
 }

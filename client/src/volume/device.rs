@@ -139,7 +139,7 @@ pub(super) struct Inner {
     confirmed: Cell<Instant>,
     pub changed: Cell<Instant>,
     pub saving: tokio::sync::Mutex<()>,
-    /// The record up to which the row's index goes.
+    /// The record up to which the row's index goes; `u64::MAX`: a clone that has none of its own.
     pub saved: Cell<u64>,
     /// Moments of snapshots that the metaservers are being told of.
     pub taking: RefCell<Vec<u64>>,
@@ -195,7 +195,7 @@ impl Volume {
             confirmed: Cell::new(now),
             changed: Cell::new(now),
             saving: tokio::sync::Mutex::new(()),
-            saved: Cell::new(row.sequence),
+            saved: Cell::new(if row.base.is_some() && row.root.is_empty() { u64::MAX } else { row.sequence }),
             taking: RefCell::default(),
             revision: Cell::new(0),
             kept: Cell::new((u64::MAX, u64::MAX)),

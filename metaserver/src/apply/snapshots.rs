@@ -9,6 +9,7 @@
 
 use proto::keys::{self, Counter};
 use proto::meta::{Outcome, refusal};
+use proto::rows::ExtentRow;
 use proto::volume::{
     Base, Checkpoint, CloneVolume, DeleteSnapshot, RollBack, SnapshotRow, SweepRow, SweepVolume, TakeSnapshot,
     VolumeChunkRow, VolumeRow, WantSnapshot,
@@ -100,7 +101,9 @@ pub(super) fn take(txn: &mut Txn<'_>, env: &Env, body: &TakeSnapshot) -> Applied
     row.snapshots_made += 1;
     row.wanted.retain(|name| *name != body.snapshot);
     let now = tick(env, &mut row);
-    let ready = sequence == row.sequence;
+    let kept = if sequence == row.sequence { index_of(txn, &row)? } else { None };
+    let ready = kept.is_some();
+    let (root, used) = kept.unwrap_or_default();
     let snapshot = SnapshotRow {
         number: row.snapshots_made,
         name: body.snapshot.clone(),
@@ -108,8 +111,8 @@ pub(super) fn take(txn: &mut Txn<'_>, env: &Env, body: &TakeSnapshot) -> Applied
         size: row.size,
         created_ms: env.now_ms,
         ready,
-        root: if ready { row.root.clone() } else { Vec::new() },
-        used: if ready { row.used } else { 0 },
+        root,
+        used,
         frozen_tick: now,
         ready_tick: if ready { now } else { 0 },
         hidden: false,
@@ -119,6 +122,18 @@ pub(super) fn take(txn: &mut Txn<'_>, env: &Env, body: &TakeSnapshot) -> Applied
     txn.put(keys::snapshot(row.id, snapshot.number), &snapshot);
     save(txn, env, &mut row);
     told(row, snapshot)
+}
+
+/// The index that is kept for a volume, and the bytes that it maps: its own or, of a clone that has none yet,
+/// that of what it was made of.
+fn index_of(txn: &Txn<'_>, row: &VolumeRow) -> Result<Option<(Vec<ExtentRow>, u64)>, Stop> {
+    match &row.base {
+        Some(base) if row.root.is_empty() => {
+            let snapshot = txn.get::<SnapshotRow>(&keys::snapshot(base.volume, base.snapshot))?;
+            Ok(snapshot.filter(|snapshot| snapshot.ready).map(|snapshot| (snapshot.root, snapshot.used)))
+        }
+        _ => Ok(Some((row.root.clone(), row.used))),
+    }
 }
 
 /// Snapshots of the checkpoint's record have an index now. Answers all of the volume.

@@ -14,8 +14,8 @@ use crate::apply::txn::prost_free::Row;
 
 /// An owner that was silent for so long can be taken over without being asked to.
 const SILENT: Duration = Duration::from_secs(3);
-/// How long a watch is held at most.
-const WATCH: Duration = Duration::from_secs(1);
+/// How long a watch is held at most: less than what counts as slow.
+const WATCH: Duration = Duration::from_millis(800);
 /// Volumes, and pages of each, in one round.
 const PAGES: usize = 16;
 

@@ -363,6 +363,13 @@ impl RealFile {
         let done = self.disk.lane.run(move || resize(&file, len)).await;
         done.map_err(|source| DiskError::from_io("resizing", self.path.clone(), source))
     }
+
+    pub(crate) async fn punch(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        self.disk.check_poison("making a hole in", &self.path)?;
+        let file = self.file.clone();
+        let done = self.disk.lane.run(move || punch(&file, offset, len)).await;
+        done.map_err(|source| DiskError::from_io("making a hole in", self.path.clone(), source))
+    }
 }
 
 fn is_transient(failure: &io::Error) -> bool {
@@ -462,9 +469,43 @@ fn resize(file: &OsFile, len: u64) -> io::Result<()> {
     file.set_len(len)
 }
 
+fn punch(file: &OsFile, offset: u64, len: u64) -> io::Result<()> {
+    let far = |number: u64| i64::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: fallocate on an open descriptor touches no memory.
+    if unsafe { libc::fallocate(file.as_raw_fd(), mode, far(offset)?, far(len)?) } == 0 {
+        return Ok(());
+    }
+    let failure = io::Error::last_os_error();
+    if failure.raw_os_error() == Some(libc::EOPNOTSUPP) { Ok(()) } else { Err(failure) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn space_of_a_hole_is_given_back_and_it_reads_as_zeros() {
+        use std::os::unix::fs::MetadataExt;
+        let path = std::env::temp_dir().join(format!("bixi-platform-punch-{}", std::process::id()));
+        crate::run(|platform| {
+            let path = path.clone();
+            async move {
+                let disk = open(&platform, &path, Engine::Auto).unwrap();
+                let file = disk.open("file", Open::CreateNew).await.unwrap();
+                file.write_at(0, vec![bytes::Bytes::from(vec![7; 1 << 20])]).await.unwrap();
+                file.flush().await.unwrap();
+                file.punch(65_536, 917_504).await.unwrap();
+                file.flush().await.unwrap();
+                let blocks = std::fs::metadata(path.join("file")).unwrap().blocks();
+                assert!(blocks <= 512, "{blocks} blocks of 512 bytes");
+                let bytes = file.read_at(61_440, 8192).await.unwrap();
+                assert!(bytes[..4096].iter().all(|byte| *byte == 7) && bytes[4096..].iter().all(|byte| *byte == 0));
+                assert_eq!(file.len().await.unwrap(), 1 << 20);
+            }
+        });
+        std::fs::remove_dir_all(&path).unwrap();
+    }
 
     #[test]
     fn a_poisoned_disk_reads_on_and_takes_no_writes() {

@@ -313,6 +313,17 @@ impl SimFile {
         Ok(self.state.borrow().len())
     }
 
+    /// A hole is so many sectors of zeros here.
+    pub(crate) async fn punch(&self, offset: u64, len: u64) -> Result<(), DiskError> {
+        let mut at = 0;
+        while at < len {
+            let part = (len - at).min(1 << 20);
+            self.write_at(offset + at, vec![Buffer::zeros(part as usize)]).await?;
+            at += part;
+        }
+        Ok(())
+    }
+
     pub(crate) async fn set_len(&self, len: u64) -> Result<(), DiskError> {
         let disk = &self.disk;
         disk.process.check_alive().await;

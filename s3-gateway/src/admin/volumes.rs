@@ -15,6 +15,7 @@
 //! POST /v1/volumes/map      {"name":..,"start":..,"since":..}   what is stored, or has changed, from there on
 //! POST /v1/volumes/read     {"name":..,"start":..,"len":..}     bytes
 //! POST /v1/volumes/zero     {"name":..,"start":..,"len":..}
+//! POST /v1/volumes/door     {"host":..}                         what a host needs to attach volumes itself
 //! PUT  /v1/volumes/data/NAME/START                              writes the body there
 //! ```
 //!
@@ -68,6 +69,8 @@ pub enum AskedVolume {
     Read(Range),
     /// Makes a range read as zeroes.
     Zero(Range),
+    /// What a host needs to attach volumes itself.
+    Door(Door),
     /// Writes.
     Write {
         /// Which.
@@ -190,6 +193,14 @@ pub struct Range {
     pub len: u64,
 }
 
+/// See the module.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Door {
+    /// Its name.
+    pub host: String,
+}
+
 /// Whether a path is one of these.
 pub(super) fn is_here(path: &str) -> bool {
     path == "/v1/volumes" || path.starts_with("/v1/volumes/")
@@ -220,6 +231,7 @@ pub(super) fn asked(method: &Method, path: &str, body: &Bytes) -> Result<Option<
         ("POST", "/qos") => AskedVolume::Qos(parsed(body)?),
         ("POST", "/map") => AskedVolume::Map(parsed(body)?),
         ("POST", "/read") => AskedVolume::Read(parsed(body)?),
+        ("POST", "/door") => AskedVolume::Door(parsed(body)?),
         ("POST", "/zero") => AskedVolume::Zero(parsed(body)?),
         _ => return Ok(None),
     }))

@@ -26,11 +26,7 @@ const PLATFORM: &[&str] = &["platform/"];
 const VHOST: &[&str] = &["block-gateway/src/vhost/"];
 
 /// Whole packages.
-<<<<<<< HEAD
-const PACKAGES: [Door; 22] = [
-=======
-const PACKAGES: [Door; 24] = [
->>>>>>> 4964520 (block: a volume is a disk of a virtual machine over vhost-user)
+const PACKAGES: [Door; 25] = [
     door("io-uring", &["io_uring"], PLATFORM),
     door("rustls", &["rustls"], PLATFORM),
     door("tokio-rustls", &["tokio_rustls"], PLATFORM),

@@ -229,6 +229,12 @@ fn clone_keeps_what_it_was_made_of_when_snapshot_and_volume_are_deleted() {
     assert_eq!(journal.world.command(1, clone("v", 0)).refusal, refusal::EXISTS);
     let made = journal.world.command(1, clone("c", 0)).volume.expect("cloned");
     assert_eq!((made.size, made.base.as_ref().map(|base| base.name.as_str())), (1 << 30, Some("v@s")));
+    // A snapshot of a clone that nobody has written to reads as what that was made of.
+    let body = TakeSnapshot { name: "c".into(), snapshot: "t".into(), epoch: 0, sequence: 0 };
+    let taken = journal.world.command(1, Body::TakeSnapshot(body)).snapshot.expect("taken");
+    assert!(taken.ready && taken.root[0].chunk == root, "{taken:?}");
+    let body = DeleteSnapshot { name: "c".into(), snapshot: "t".into() };
+    assert_eq!(journal.world.command(1, Body::DeleteSnapshot(body)).refusal, refusal::NONE);
     let other = journal.chunk();
     journal.checkpoint(other, 8, &[data, root]);
     assert_eq!(journal.forget("s"), refusal::NONE);
@@ -244,7 +250,8 @@ fn clone_keeps_what_it_was_made_of_when_snapshot_and_volume_are_deleted() {
     let own = journal.world.chunk();
     journal.world.take(&made, epoch, own);
     let extent = |chunk| vec![ExtentRow { logical: 0, chunk, offset: 0, len: 10 }];
-    let alone = Checkpoint { volume: made.id, epoch, root: extent(own), sequence: 3, is_alone: true, ..Checkpoint::default() };
+    let alone =
+        Checkpoint { volume: made.id, epoch, root: extent(own), sequence: 3, is_alone: true, ..Checkpoint::default() };
     assert_eq!(journal.world.command(1, Body::Checkpoint(alone)).volume.expect("kept").base, None);
     journal.sweep(journal.volume.id);
     assert_eq!(journal.there(&[data, root, own]), [false, false, true]);
