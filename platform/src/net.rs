@@ -126,7 +126,10 @@ impl Net {
                     let system = file.try_clone().map_err(failed)?;
                     system.set_nonblocking(true).map_err(failed)?;
                     let listener = UnixListener::from_std(system).map_err(failed)?;
-                    return Ok(Listener { kind: ListenerKind::Local { listener, _file: file }, local: addr.to_owned() });
+                    return Ok(Listener {
+                        kind: ListenerKind::Local { listener, _file: file },
+                        local: addr.to_owned(),
+                    });
                 }
                 let (socket, target) = socket_for(addr).await.map_err(failed)?;
                 let listener = listen_tcp(socket, target).map_err(failed)?;

@@ -23,9 +23,9 @@ use super::failure::Failure;
 use super::output::print_line;
 use super::session::Admin;
 use crate::args::AttachArgs;
+use crate::node::chunks::Announced;
 use crate::node::cluster::Pass;
 use crate::node::doors::{self, ChunkLayer};
-use crate::node::chunks::Announced;
 
 /// How often it is asked for a new certificate and for where the metaservers are.
 const PASS_PERIOD: Duration = Duration::from_secs(24 * 3600);

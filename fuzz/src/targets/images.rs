@@ -69,7 +69,7 @@ fn made_up(input: &mut Input) {
             2..70 => 1 << 63 | offset,
             _ if l1.contains(&place) => 0,
             70..80 => u64::from(version - 2),
-            80..90 => 1 << 62 | (input.any() % 3) << (70 - bits) | input.any() % file.len() as u64,
+            80..90 => 1 << 62 | ((input.any() % 3) << (70 - bits)) | (input.any() % file.len() as u64),
             _ => 0,
         };
         file[place..place + 8].copy_from_slice(&entry.to_be_bytes());
