@@ -2,12 +2,14 @@
 //!
 //! Sizes take k, M, G as binary units. Flags win over the environment, the environment over files.
 
+mod bench;
 mod volume;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::bench::*;
 pub use self::volume::*;
 
 /// A distributed storage engine: one pool of disks, S3 in front.
@@ -599,21 +601,6 @@ pub enum ConfigCommand {
     },
 }
 
-/// `bixi bench ...`.
-#[derive(Subcommand)]
-pub enum BenchCommand {
-    /// Measure a running server through S3
-    S3(BenchS3Args),
-    /// Measure what this machine can do at best
-    Disk {
-        /// Directory on the disk to be measured
-        dir: PathBuf,
-        /// How to print
-        #[arg(long, short, value_enum, default_value_t = Output::Table)]
-        output: Output,
-    },
-}
-
 /// `bixi debug ...`.
 #[derive(Subcommand)]
 pub enum DebugCommand {
@@ -630,56 +617,8 @@ pub enum DebugCommand {
     },
 }
 
-/// What `bixi bench s3` does.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BenchOperation {
-    /// Write objects
-    Put,
-    /// Read objects of a working set
-    Get,
-    /// List a bucket in pages of 1000 keys
-    List,
-}
-
-/// `bixi bench s3`.
-#[derive(Args, Clone, Debug)]
-pub struct BenchS3Args {
-    /// What to measure
-    #[arg(long, value_enum)]
-    pub op: BenchOperation,
-    /// Bytes of an object
-    #[arg(long, default_value = "4k", value_parser = parse_size)]
-    pub size: u64,
-    /// Requests under way at once
-    #[arg(long, short, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub concurrency: u32,
-    /// How long
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub secs: u64,
-    /// Of get: read each object once, the first time since it was written, so that no cache of
-    /// Bixi or of the kernel has it (a disk's own cache may); ends when all have been read
-    #[arg(long)]
-    pub cold: bool,
-    /// Objects that are read or listed; by default as many as make a fair set of their size
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    pub objects: Option<u64>,
-    /// Leave the objects of the measurement in place
-    #[arg(long)]
-    pub keep: bool,
-    /// Where the server is.
-    #[command(flatten)]
-    pub access: Access,
-    /// How to print
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
-}
-
 fn parse_request(text: &str) -> Result<u64, String> {
     u64::from_str_radix(text, 16).map_err(|_| "a request id is 16 hex digits".to_owned())
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    types::size::parse_size(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use client::chunk::reader::ChunkReader;
 use client::chunk::shards::Shards;
 use client::meta::MetaClient;
-use client::volume::{Change, Snapshot, Volume, VolumeError};
+use client::volume::{Change, Counts, Snapshot, Volume, VolumeError};
 
 use crate::device::{Answer, Device, Run, Since, blocks, runs_of, since_of};
 
@@ -64,17 +64,25 @@ pub(crate) struct Attachment {
     volume: RefCell<Volume>,
     again: tokio::sync::Mutex<()>,
     olders: Olders,
+    /// Of the times before it was attached again.
+    past: Cell<Counts>,
 }
 
 impl Attachment {
     pub(crate) async fn new(means: &Rc<Means>, name: &str) -> Result<Attachment, VolumeError> {
         let volume = RefCell::new(means.attach(name, 0).await?);
         let (means, name) = (Rc::clone(means), name.to_owned());
-        Ok(Attachment { means, name, volume, again: tokio::sync::Mutex::default(), olders: Olders::default() })
+        let (again, olders, past) = (tokio::sync::Mutex::default(), Olders::default(), Cell::default());
+        Ok(Attachment { means, name, volume, again, olders, past })
     }
 
     pub(crate) fn volume(&self) -> Volume {
         self.volume.borrow().clone()
+    }
+
+    /// What was done with it by this process.
+    pub(crate) fn counts(&self) -> Counts {
+        self.past.get() + self.volume.borrow().counts()
     }
 
     /// Whether the volume is this process's, perhaps again.
@@ -104,6 +112,7 @@ impl Attachment {
             match self.means.attach(&self.name, volume.epoch()).await {
                 Ok(again) => {
                     tracing::info!(volume = %self.name, why, "volume is attached again");
+                    self.past.set(self.past.get() + volume.counts());
                     *self.volume.borrow_mut() = again;
                     return Ok(());
                 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use client::chunk::reader::ChunkReader;
 use client::chunk::shards::Shards;
 use client::meta::MetaClient;
-use client::volume::{VolumeError, list, named, snapshots};
+use client::volume::{Counts, VolumeError, list, named, snapshots};
 use proto::volume::SnapshotRow;
 
 use crate::attachment::{Attachment, Frozen, Means};
@@ -196,6 +196,13 @@ impl Registry {
         }
         let Means { meta, shards, reader, owner, .. } = &*self.0.means;
         client::volume::roll_back(meta, shards, reader, owner, name, snapshot).await
+    }
+
+    /// What was done with each volume that is attached now.
+    pub fn counts(&self) -> Vec<(String, Counts)> {
+        let slots = self.0.slots.borrow();
+        let of = |slot: &Slot| Some(slot.attached.try_lock().ok()?.as_ref()?.counts());
+        slots.iter().filter_map(|(name, slot)| Some((name.clone(), of(slot)?))).collect()
     }
 
     /// The metadata's client.

@@ -253,7 +253,7 @@ fn golden_bytes_of_snapshot_rows() {
         clones: 2,
         upto_order: 4,
     };
-    assert_golden(snapshot, "");
+    assert_golden(snapshot, "080112017318f403208080808004286330013a0b080a10820218802020882740802048065007580160026804");
     assert_golden(SweepRow { after: 9 }, "0809");
     let volume = VolumeRow {
         ticks: 5,

@@ -34,6 +34,37 @@ pub async fn measure(platform: &Platform, size: usize, concurrency: u32, disk: &
     })
 }
 
+/// Three writes of `size` bytes at once, each to a file of its own and flushed, one round after the other:
+/// what three copies on this disk cost at least. Rounds a second.
+pub async fn flushed_copies(platform: &Platform, directory: &Path, size: usize) -> Option<f64> {
+    let path = directory.join(format!(".bixi-bench-{:016x}", platform.random().next_u64()));
+    let disk = platform.open_disk(&path).ok()?;
+    let names = ["one", "two", "three"];
+    let opened = join_all(names.map(|name| disk.open(name, Open::CreateNew))).await;
+    for name in names {
+        // Unlinked at once, so nothing stays behind however this ends.
+        let _ = disk.remove(name).await;
+    }
+    drop(disk);
+    let _ = std::fs::remove_dir(&path);
+    let files = opened.into_iter().collect::<Result<Vec<_>, _>>().ok()?;
+    let len = size.max(1).next_multiple_of(BLOCK);
+    let mut noise = Buffer::zeroed(len);
+    platform.random().fill(&mut noise);
+    let (clock, noise, mut rounds) = (platform.clock(), noise.freeze(), 0u32);
+    let start = clock.now();
+    while clock.now().saturating_since(start) < WINDOW {
+        let at = u64::from(rounds) * len as u64;
+        let round = files.iter().map(|file| async {
+            file.write_at(at, vec![noise.clone()]).await?;
+            file.flush().await
+        });
+        join_all(round).await.into_iter().collect::<Result<(), _>>().ok()?;
+        rounds += 1;
+    }
+    Some(f64::from(rounds) / clock.now().saturating_since(start).as_secs_f64())
+}
+
 /// Writes of `size` bytes, each flushed, one after the other, to a file that is removed again.
 async fn flushed_writes(platform: &Platform, directory: &Path, size: usize) -> Option<f64> {
     let path: PathBuf = directory.join(format!(".bixi-bench-{:016x}", platform.random().next_u64()));

@@ -206,7 +206,7 @@ fn for_people(report: &Value) -> String {
 }
 
 /// The disk the server most likely stores on: its credentials lie in its first directory.
-fn disk_of(credentials: &Path) -> PathBuf {
+pub(super) fn disk_of(credentials: &Path) -> PathBuf {
     match credentials.parent() {
         Some(directory) if directory.is_dir() => directory.to_owned(),
         _ => std::env::temp_dir(),

@@ -36,7 +36,9 @@ pub mod upload;
 
 pub mod bench_limits;
 pub mod bench_s3;
+pub mod bench_volume;
 pub mod lean;
+pub mod lean_nbd;
 
 pub mod config;
 pub mod debug;
@@ -102,6 +104,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster(command) => with_platform(|platform| cluster::run(platform, command)),
         Command::Config(ConfigCommand::Check { file, output }) => config::check(file, output),
         Command::Bench(BenchCommand::S3(args)) => with_platform(|platform| bench_s3::run(platform, args)),
+        Command::Bench(BenchCommand::Volume(args)) => with_platform(|platform| bench_volume::run(platform, args)),
         Command::Bench(BenchCommand::Disk { dir, output }) => with_platform(|platform| async move {
             let done = bench_disk::run(platform, &dir, output == Output::Json).await;
             done.map_err(|error| Failure::caused("cannot measure the disk", &error))

@@ -177,7 +177,8 @@ async fn status(platform: &Platform, name: &str, args: &ReadArgs) -> Result<(), 
     print_line(&format!("volume       {}", text(&found, "name")))?;
     print_line(&format!("size         {}, {} used", size(&found, "size"), size(&found, "used")))?;
     let (journal, kept) = (size(&found, "journal"), size(&found, "kept_for_snapshots"));
-    print_line(&format!("journal      {journal}, and {kept} kept for snapshots"))?;
+    let stored = size(&found, "stored");
+    print_line(&format!("journal      {journal}, and {kept} kept for snapshots; {stored} on all disks"))?;
     print_line(&format!("redundancy   {}", text(&found, "redundancy")))?;
     print_line(&format!("attached by  {}", text(&found, "attached_by")))?;
     print_line(&format!("cloned from  {}", text(&found, "cloned_from")))?;

@@ -127,6 +127,7 @@ pub fn spawn_admin(
     let metrics_objects = objects.clone();
     let (checks, changes, stores) = (meta.clone(), meta.clone(), parts.stores);
     let (registry, reached) = (parts.registry, inside.clone());
+    let counted = registry.clone();
     let hooks = AdminHooks {
         ready: Rc::new(move || ready.get()),
         status: Rc::new(move || {
@@ -145,7 +146,7 @@ pub fn spawn_admin(
             let (registry, inside) = (registry.clone(), reached.clone());
             Box::pin(async move { volumes::carry_out(&registry, inside.as_deref(), asked).await })
         }),
-        metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores())),
+        metrics: Rc::new(move || status::metrics(&metrics_objects, &stores.stores(), &counted.counts())),
         trash_keep: parts.trash_keep,
     };
     let (inner, objects, region) = (platform.clone(), objects.clone(), region.to_owned());

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use chunkserver::store::Store;
 use client::meta::MetaClient;
 use client::object::Objects;
+use client::volume::Counts;
 use proto::meta::difference;
 use proto::query::{Ask, AskAll, DiskEntry};
 use serde_json::{Value, json};
@@ -148,7 +149,7 @@ fn kind_of(kind: u32) -> &'static str {
 }
 
 /// Prometheus text of this process.
-pub fn metrics(objects: &Objects, stores: &[Store]) -> String {
+pub fn metrics(objects: &Objects, stores: &[Store], volumes: &[(String, Counts)]) -> String {
     let (reconstructed, hedged) = objects.reader().counts();
     let (hits, misses) = objects.reader().cache_counts();
     let mut out = String::new();
@@ -197,5 +198,26 @@ pub fn metrics(objects: &Objects, stores: &[Store]) -> String {
         // Writing to a string cannot fail.
         let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
     }
+    volume_metrics(&mut out, volumes);
     out
+}
+
+/// Volumes that are attached here; their counters begin anew when they are attached again.
+fn volume_metrics(out: &mut String, volumes: &[(String, Counts)]) {
+    type Of = fn(&Counts) -> u64;
+    let rows: [(&str, &str, Of); 7] = [
+        ("bixi_volume_reads_total", "Reads that clients asked for.", |counts| counts.reads),
+        ("bixi_volume_read_bytes_total", "Bytes of these.", |counts| counts.read_bytes),
+        ("bixi_volume_writes_total", "Writes that clients asked for.", |counts| counts.writes),
+        ("bixi_volume_written_bytes_total", "Bytes of these.", |counts| counts.written_bytes),
+        ("bixi_volume_change_bytes_total", "Journal bytes of clients' changes, once.", |counts| counts.change_bytes),
+        ("bixi_volume_moved_bytes_total", "Journal bytes that compaction moved, once.", |counts| counts.moved_bytes),
+        ("bixi_volume_index_bytes_total", "Journal bytes of the index, once.", |counts| counts.index_bytes),
+    ];
+    for (name, help, of) in rows {
+        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n");
+        for (volume, counts) in volumes {
+            let _ = writeln!(out, "{name}{{volume=\"{volume}\"}} {}", of(counts));
+        }
+    }
 }

@@ -3,8 +3,9 @@
 use block_gateway::registry::Registry;
 use client::meta::MetaClient;
 use client::volume::{self, VolumeError};
-use proto::query::{Ask, AskAll};
-use proto::volume::{Qos, SnapshotRow, VolumeRow};
+use proto::query::{Ask, AskAll, AskChunks};
+use proto::rows::chunk_state;
+use proto::volume::{Qos, SnapshotRow, VolumeChunk, VolumeRow};
 use s3_gateway::admin::members::Denied;
 use s3_gateway::admin::volumes::{self as asks, AskedVolume, DATA_MAX, Told};
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use super::cluster::Inside;
 /// Bytes of a volume that one map tells of, and pieces at most.
 const MAP_SPAN: u64 = 4 << 30;
 const MAP_PIECES: usize = 4096;
+/// Chunks asked about at once.
+const CHUNKS_AT_ONCE: usize = 256;
 
 /// Carries out what was asked.
 ///
@@ -164,8 +167,28 @@ async fn status(meta: &MetaClient, name: &str) -> Result<Value, Denied> {
     let mut tree = tree(&row);
     tree["journal"] = json!(held(false));
     tree["kept_for_snapshots"] = json!(held(true));
+    tree["stored"] = json!(stored(meta, &chunks).await?);
     tree["snapshots"] = json!(shown);
     Ok(tree)
+}
+
+/// Bytes on all disks together. A chunk that is still written counts as if it were full.
+async fn stored(meta: &MetaClient, chunks: &[VolumeChunk]) -> Result<u64, Denied> {
+    let mut sum = 0;
+    for some in chunks.chunks(CHUNKS_AT_ONCE) {
+        let asked = some.iter().map(|chunk| chunk.chunk).collect();
+        let view = meta.query(Ask::Chunks(AskChunks { chunks: asked })).await;
+        for entry in view.map_err(|error| Denied::unavailable(error.to_string()))?.chunks {
+            let Some(policy) = entry.row.redundancy.policy() else { continue };
+            let shard = if entry.row.state == chunk_state::OPEN {
+                entry.row.capacity / policy.needed() as u64
+            } else {
+                entry.row.sealed_len
+            };
+            sum += shard * policy.shards() as u64;
+        }
+    }
+    Ok(sum)
 }
 
 fn tree(row: &VolumeRow) -> Value {

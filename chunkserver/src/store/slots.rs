@@ -113,6 +113,8 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::Slots;
 
     #[test]

@@ -16,6 +16,7 @@ use proto::journal::{ENTRIES_MAX, Entry, EntryKind, record_kind};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use super::counts::Counts;
 use super::index::{Index, Piece};
 use super::journal::{Ended, Journal, Orders, RECORD_MAX, Record};
 use super::mapped::Mapped;
@@ -217,6 +218,11 @@ impl Volume {
         self.0.size.get()
     }
 
+    /// What this owner has done so far.
+    pub fn counts(&self) -> Counts {
+        self.0.journal.counts.get()
+    }
+
     /// Why this process is the owner no more, if so.
     pub fn ended(&self) -> Option<VolumeError> {
         self.0.ended.borrow().clone()
@@ -229,6 +235,10 @@ impl Volume {
     pub async fn write(&self, start: u64, data: Bytes) -> Result<(), VolumeError> {
         self.check(start, data.len() as u64)?;
         self.admit(data.len() as u64).await;
+        self.0.journal.count(|counts| {
+            counts.writes += 1;
+            counts.written_bytes += data.len() as u64;
+        });
         let mut waits = Vec::new();
         let mut at = 0;
         while at < data.len() {
@@ -285,6 +295,10 @@ impl Volume {
             return Ok(Bytes::new());
         }
         self.admit(len).await;
+        self.0.journal.count(|counts| {
+            counts.reads += 1;
+            counts.read_bytes += len;
+        });
         self.0.map.read(start, len).await
     }
 

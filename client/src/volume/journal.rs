@@ -13,6 +13,7 @@ use types::extent::Extent;
 use types::ids::Partition;
 use types::redundancy::{Filling, Redundancy};
 
+use super::counts::Counts;
 use super::device::VolumeError;
 use crate::chunk::shards::Shards;
 use crate::chunk::writer::{ChunkWriter, Claim, WriteError};
@@ -38,6 +39,7 @@ pub(super) struct Journal {
     epoch: u64,
     /// Bytes appended since it was asked last.
     appended: Cell<u64>,
+    pub counts: Cell<Counts>,
 }
 
 /// The partition of a volume's chunks and commands.
@@ -70,7 +72,15 @@ impl Journal {
         });
         let policy = row.redundancy.policy().unwrap_or(Redundancy::Copies(1));
         let writer = ChunkWriter::claiming(meta.clone(), shards.clone(), claim, CHUNK_LEN);
-        Journal { writer, partition, filling: policy.small(), volume, epoch, appended: Cell::new(0) }
+        Journal {
+            writer,
+            partition,
+            filling: policy.small(),
+            volume,
+            epoch,
+            appended: Cell::new(0),
+            counts: Cell::default(),
+        }
     }
 
     /// Appends a record; durable when this returns. Answers where its data begins: chunk and offset.
@@ -95,7 +105,14 @@ impl Journal {
         let (Extent { chunk, offset, .. }, _pin) =
             self.writer.append(self.partition, self.filling, bytes.freeze()).await?;
         self.appended.set(self.appended.get() + len);
+        self.count(|counts| counts.append(record.kind, len));
         Ok((chunk.0, offset + head.len() as u64))
+    }
+
+    pub(super) fn count(&self, add: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        add(&mut counts);
+        self.counts.set(counts);
     }
 
     /// Bytes appended since this was asked last.

@@ -21,6 +21,7 @@
 
 mod admin;
 mod checkpoint;
+mod counts;
 mod device;
 pub mod index;
 mod journal;
@@ -31,6 +32,7 @@ mod snapshots;
 mod watch;
 
 pub use admin::{chunks, clone, create, delete, delete_snapshot, list, named, rename, resize, set_qos, snapshots};
+pub use counts::Counts;
 pub use device::{Volume, VolumeError};
 pub use index::Piece;
 pub use mapped::Change;

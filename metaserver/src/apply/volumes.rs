@@ -247,7 +247,9 @@ pub(super) fn checkpoint(txn: &mut Txn<'_>, env: &Env, body: &Checkpoint) -> App
     for piece in &body.root {
         let ExtentRow { chunk, offset, len, .. } = *piece;
         let is_kept = !body.drop.contains(&chunk)
-            && txn.get_bytes(&keys::volume_chunk(row.id, ChunkId(chunk)))?.is_some()
+            && txn
+                .get::<VolumeChunkRow>(&keys::volume_chunk(row.id, ChunkId(chunk)))?
+                .is_some_and(|row| row.dropped == 0)
             && offset.saturating_add(len) <= chunk_row(txn, chunk)?.capacity;
         if !is_kept {
             return refuse(refusal::CHUNK, "the index lies in a chunk that is not the volume's");

@@ -212,7 +212,7 @@ fn chunks_stay_while_a_snapshot_may_need_them() {
     journal.sweep(journal.volume.id);
     assert_eq!(journal.there(&[before, index, late, root]), [false, false, false, true]);
     assert_eq!(journal.snapshot("one", 4).refusal, refusal::MALFORMED, "a moment that is past");
-    assert!(journal.snapshot("one", 11).snapshot.expect("taken").ready, "the row's index is of that moment");
+    assert!(journal.snapshot("one", 10).snapshot.expect("taken").ready, "the row's index is of that moment");
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn volume_is_rolled_back_to_what_its_chunks_still_hold() {
     journal.checkpoint(later, 9, &[data, root]);
     let back = |journal: &mut Journal, snapshot: &str| {
         let (volume, epoch) = (journal.volume.id, journal.epoch);
-        let body = RollBack { volume, epoch, snapshot: snapshot.into(), sequence: 9, from_order: 3 };
+        let body = RollBack { volume, epoch, snapshot: snapshot.into(), sequence: 9, from_order: 0 };
         journal.world.command(1, Body::RollBack(body))
     };
     assert_eq!(back(&mut journal, "t").refusal, refusal::NO_VOLUME);
