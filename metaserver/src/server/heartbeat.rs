@@ -11,6 +11,9 @@ use types::ids::{Partition, SessionId};
 use super::{MetaServer, Trouble};
 use crate::apply::txn::Txn;
 
+/// A leader that did not look for so long was not there itself, and cannot say who was silent meanwhile.
+const AWAY: Duration = Duration::from_secs(10);
+
 /// In memory; begins empty with each leader.
 #[derive(Default)]
 pub(crate) struct Liveness {
@@ -18,13 +21,16 @@ pub(crate) struct Liveness {
     sessions: BTreeMap<u64, Instant>,
     /// Since when this replica leads, by term.
     pub leading: Option<(u64, Instant)>,
+    /// When that was looked at last.
+    looked: Option<Instant>,
 }
 
 impl Liveness {
-    /// A new leader counts every silence anew.
+    /// A new leader counts every silence anew, and so does one that was away (its machine was suspended, say).
     pub fn begin(&mut self, term: u64, now: Instant) {
-        if self.leading.is_none_or(|(known, _)| known != term) {
-            *self = Liveness { leading: Some((term, now)), ..Liveness::default() };
+        let was_away = self.looked.replace(now).is_some_and(|last| now.saturating_since(last) > AWAY);
+        if was_away || self.leading.is_none_or(|(known, _)| known != term) {
+            *self = Liveness { leading: Some((term, now)), looked: Some(now), ..Liveness::default() };
         }
     }
 

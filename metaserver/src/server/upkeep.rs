@@ -57,6 +57,8 @@ impl MetaServer {
 
     async fn round(&self) -> Result<(), Trouble> {
         self.0.replica.read_barrier().await?;
+        // That may have been the moment in which this process was paused.
+        self.0.liveness.borrow_mut().begin(self.0.replica.term(), self.0.platform.clock().now());
         if self.cluster().is_err() {
             return Ok(());
         }
