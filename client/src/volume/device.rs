@@ -31,8 +31,10 @@ const DEPTH: usize = 4;
 const MERGE: usize = 128 << 10;
 /// Bytes that may wait for their record; more are not taken before some are through.
 const WAITING_MAX: usize = 16 << 20;
-/// An owner that has not heard from its shards for so long asks them before it answers a read.
-pub(super) const LEASE_HALF: Duration = Duration::from_secs(2);
+/// So long after it sent what its shards took, an owner answers reads without asking them again.
+pub(super) const LEASE: Duration = Duration::from_secs(1);
+/// Who takes over waits for so long after it has sealed: clocks do not run that differently.
+pub(super) const LEASE_OVER: Duration = Duration::from_millis(1250);
 /// Bytes that one entry clears at most.
 const CLEAR_MAX: u64 = 1 << 30;
 
@@ -111,6 +113,8 @@ impl Drop for Pin {
 struct Through {
     changes: Vec<Change>,
     moved_from: u64,
+    /// When it was begun: the shards have taken it since.
+    begun: Instant,
     fate: Result<(u64, u64), VolumeError>,
 }
 
@@ -136,7 +140,8 @@ pub(super) struct Inner {
     /// The place in the journal of the chunk that holds the last record in the index.
     pub applied_order: Cell<u64>,
     through: RefCell<BTreeMap<u64, Through>>,
-    /// When all shards were last heard to obey this owner.
+    /// Since then all shards were heard to obey this owner. Not when their answers came: they may have waited
+    /// here while the process was paused and another took over.
     confirmed: Cell<Instant>,
     pub changed: Cell<Instant>,
     pub saving: tokio::sync::Mutex<()>,
@@ -152,6 +157,8 @@ pub(super) struct Inner {
 
 /// What recovery found.
 pub(super) struct Found {
+    /// Before it became the owner.
+    pub since: Instant,
     pub index: Index,
     pub sequence: u64,
     pub order: u64,
@@ -193,7 +200,7 @@ impl Volume {
             applied: Cell::new(found.sequence),
             applied_order: Cell::new(found.order),
             through: RefCell::default(),
-            confirmed: Cell::new(now),
+            confirmed: Cell::new(found.since),
             changed: Cell::new(now),
             saving: tokio::sync::Mutex::new(()),
             saved: Cell::new(if row.base.is_some() && row.root.is_empty() { u64::MAX } else { row.sequence }),
@@ -308,6 +315,8 @@ impl Volume {
     /// See [`VolumeError`].
     pub async fn status(&self, start: u64, len: u64) -> Result<Vec<Piece>, VolumeError> {
         self.check(start, len)?;
+        // What reads as zeroes is answered by this alone.
+        self.confirm().await?;
         self.0.map.look(start, len).await
     }
 
@@ -377,6 +386,7 @@ impl Volume {
         let sequence = self.0.sequence.get() + 1;
         self.0.sequence.set(sequence);
         self.0.running.set(self.0.running.get() + 1);
+        let begun = self.0.platform.clock().now();
         let this = self.clone();
         self.0.platform.tasks().spawn(async move {
             let record = Record {
@@ -395,7 +405,7 @@ impl Volume {
                 error
             });
             this.0.running.set(this.0.running.get() - 1);
-            this.0.through.borrow_mut().insert(sequence, Through { changes, moved_from, fate });
+            this.0.through.borrow_mut().insert(sequence, Through { changes, moved_from, begun, fate });
             this.settle();
             this.pump();
         });
@@ -410,7 +420,7 @@ impl Volume {
             match through.fate {
                 Ok((chunk, offset)) => {
                     let now = self.0.platform.clock().now();
-                    self.0.confirmed.set(now);
+                    self.0.confirmed.set(self.0.confirmed.get().max(through.begun));
                     if let Some(order) = self.0.orders.borrow().get(&chunk) {
                         self.0.applied_order.set(*order);
                     }
@@ -444,8 +454,8 @@ impl Volume {
 
     /// Makes sure that no other owner has come, unless that is known: a record that nobody reads, on all
     /// shards of a chunk that another owner would have sealed.
-    async fn confirm(&self) -> Result<(), VolumeError> {
-        let is_fresh = || self.0.platform.clock().now().saturating_since(self.0.confirmed.get()) < LEASE_HALF;
+    pub(super) async fn confirm(&self) -> Result<(), VolumeError> {
+        let is_fresh = || self.0.platform.clock().now().saturating_since(self.0.confirmed.get()) < LEASE;
         if is_fresh() {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use platform::clock::Instant;
 use proto::journal::{ENTRY_LEN, Entry, HEAD_LEN, Head, decode_head, peek_head, record_kind};
 use proto::meta::{Body, ChunkEntry, refusal};
 use proto::query::{Ask, AskChunks};
@@ -19,7 +20,7 @@ use proto::volume::{AttachVolume, PageRow, SnapshotRow, VolumeRow};
 use types::ids::ChunkId;
 
 use super::admin::{chunks, named, snapshot_numbered, snapshots, told};
-use super::device::{Found, LEASE_HALF, Volume, VolumeError, carry_out};
+use super::device::{Found, LEASE_OVER, Volume, VolumeError, carry_out};
 use super::index::{Index, Moment};
 use super::journal::{Ended, Journal, Orders, partition_of};
 use super::snapshots::{read_root, ready};
@@ -51,8 +52,7 @@ impl Volume {
         only_epoch: u64,
     ) -> Result<Volume, VolumeError> {
         let clock = meta.platform().clock().clone();
-        let (row, before) = become_owner(meta, name, owner, force, only_epoch).await?;
-        let fenced_since = clock.now();
+        let (row, before, since) = become_owner(meta, name, owner, force, only_epoch).await?;
         let orders: Orders = Rc::default();
         let ended: Ended = Rc::default();
         let mut all = chunks(meta, row.id).await?;
@@ -62,6 +62,7 @@ impl Volume {
         let later: Vec<u64> =
             all.iter().filter(|chunk| chunk.row.order >= row.from_order).map(|chunk| chunk.chunk).collect();
         let sealed = seal_all(meta, &later).await?;
+        let sealed_at = clock.now();
         let lens: BTreeMap<u64, u64> = sealed.iter().map(|entry| (entry.chunk, logical_len(entry))).collect();
         reader.learn(sealed);
         let mut index = match &row.base {
@@ -79,12 +80,12 @@ impl Volume {
         let order = last.and_then(|chunk| orders.borrow().get(&chunk).copied()).unwrap_or(row.from_order);
         // Reads of an owner that cannot know yet end with its lease.
         let was_other = before.session != 0 && before.owner != owner;
-        let waited = clock.now().saturating_since(fenced_since);
-        if was_other && waited < LEASE_HALF * 2 {
-            clock.sleep(LEASE_HALF * 2 - waited).await;
+        let waited = clock.now().saturating_since(sealed_at);
+        if was_other && waited < LEASE_OVER {
+            clock.sleep(LEASE_OVER - waited).await;
         }
         let journal = Journal::new(meta, shards, &row, Rc::clone(&orders), Rc::clone(&ended));
-        let found = Found { index, sequence, order };
+        let found = Found { since, index, sequence, order };
         let volume = Volume::new(meta.clone(), reader.clone(), journal, &row, orders, ended, found);
         tracing::info!(volume = name, epoch = row.epoch, chunks = all.len(), sequence, "volume is attached");
         meta.platform().tasks().spawn(Volume::tend(Rc::downgrade(&volume.0))).detach();
@@ -93,14 +94,14 @@ impl Volume {
     }
 }
 
-/// Answers the volume's row now, and before.
+/// Answers the volume's row now, and before, and when it was asked for.
 async fn become_owner(
     meta: &MetaClient,
     name: &str,
     owner: &str,
     force: bool,
     only_epoch: u64,
-) -> Result<(VolumeRow, VolumeRow), VolumeError> {
+) -> Result<(VolumeRow, VolumeRow, Instant), VolumeError> {
     let clock = meta.platform().clock();
     let deadline = clock.now() + OWNER_PATIENCE;
     loop {
@@ -109,11 +110,12 @@ async fn become_owner(
             return Err(VolumeError::Fenced(format!("volume {name} was attached by {} since", before.owner)));
         }
         let take_over = force || before.owner == owner;
+        let since = clock.now();
         let body = AttachVolume { name: name.into(), owner: owner.into(), take_over, only_epoch };
         match meta.command(partition_of(before.id), Body::AttachVolume(body)).await {
             Ok(outcome) => {
                 let row = outcome.volume.ok_or_else(|| VolumeError::Damaged("attached to nothing".into()))?;
-                return Ok((row, before));
+                return Ok((row, before, since));
             }
             // Its owner may be dead: the leader knows after some seconds.
             Err(MetaError::Refused { code: refusal::VOLUME_BUSY | refusal::OTHER_BODY, text, .. }) => {
