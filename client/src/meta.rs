@@ -304,7 +304,7 @@ impl MetaClient {
         }
     }
 
-    /// A chunk for this session to write, with its placements; with `reserve` also on nearly full
+    /// Chunks for this session to write (16 at most), with their placements; with `reserve` also on nearly full
     /// disks, for what frees space.
     ///
     /// # Errors
@@ -313,6 +313,7 @@ impl MetaClient {
         &self,
         partition: Partition,
         filling: Filling,
+        count: usize,
         reserve: bool,
         avoid: Avoid,
     ) -> Result<Vec<ChunkEntry>, MetaError> {
@@ -322,7 +323,7 @@ impl MetaClient {
             let ask = GrantRequest {
                 redundancy: RedundancyRow::from(filling.policy),
                 becomes: filling.becomes.map(RedundancyRow::from),
-                count: 1,
+                count: count as u32,
                 session: ticket.session,
                 sequence: ticket.sequence,
                 floor: self.floor().min(ticket.sequence - 1),

@@ -16,10 +16,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use platform::clock::Instant;
 use platform::planted::PlantedBug;
 use proto::meta::ChunkEntry;
 use proto::rows::ShardRow;
 use proto::service::code;
+use rpc::call::CallError;
 use rpc::request::carried;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -40,6 +42,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const GIVEN_UP_AT_ONCE: u32 = 2;
 /// The first rest; each is twice the one before, up to 64 times this.
 const REST_MIN: Duration = Duration::from_millis(4);
+/// For how long chunks that are somebody's are kept ahead, at the pace at which the last one was filled: the
+/// metaservers may be gone for so long, and nobody who writes notices.
+const AHEAD: Duration = Duration::from_secs(45);
+/// So many at most.
+const AHEAD_MAX: usize = 80;
+/// Granted at once.
+const GRANT_MAX: usize = 16;
+/// Before chunks are asked for again that nobody waits for, when there were none.
+const GRANT_REST: Duration = Duration::from_secs(1);
 
 /// Why bytes could not be stored.
 #[derive(Debug, Error, Clone)]
@@ -65,6 +76,25 @@ impl From<MetaError> for WriteError {
     }
 }
 
+/// Why an append failed.
+struct Failed {
+    why: String,
+    /// The chunk was sealed behind its writer: that says nothing about the next one.
+    is_sealed: bool,
+}
+
+impl Failed {
+    fn by(error: &CallError) -> Failed {
+        let is_sealed =
+            matches!(error, CallError::Refused(failure) if matches!(failure.code, code::FENCED | code::SEALED));
+        Failed { why: error.to_string(), is_sealed }
+    }
+
+    fn with_another() -> Failed {
+        Failed { why: "an earlier append failed".into(), is_sealed: false }
+    }
+}
+
 /// A chunk granted to this process.
 struct OpenChunk {
     chunk: u64,
@@ -76,7 +106,7 @@ struct OpenChunk {
     /// Disks that were known to be slow when it was granted.
     slow: Vec<u64>,
     /// When it was granted: what failed before was known to the planner.
-    granted: platform::clock::Instant,
+    granted: Instant,
     /// Logical bytes handed out.
     used: Cell<u64>,
     broken: Cell<bool>,
@@ -104,10 +134,27 @@ struct Line {
     granted: Notify,
     failure: RefCell<Option<(u64, MetaError)>>,
     grants: Cell<u64>,
+    /// When the present chunk was begun.
+    begun: Cell<Option<Instant>>,
+    /// How many chunks are to be ahead.
+    pace: Cell<usize>,
+    /// No chunks are asked for ahead of need before that.
+    rests_until: Cell<Option<Instant>>,
+}
+
+impl Line {
+    /// Another chunk is begun: the time that the last one took says how many are to be ahead.
+    fn begin(&self, now: Instant) {
+        if let Some(begun) = self.begun.replace(Some(now)) {
+            let took = now.saturating_since(begun).max(Duration::from_millis(1));
+            let chunks = AHEAD.as_nanos().div_ceil(took.as_nanos());
+            self.pace.set(usize::try_from(chunks).unwrap_or(AHEAD_MAX).clamp(1, AHEAD_MAX));
+        }
+    }
 }
 
 /// Notes in the metadata that chunks are granted, before the first byte goes there.
-pub type Claim = Box<dyn Fn(Vec<u64>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), MetaError>>>>>;
+pub type Claim = Box<dyn Fn(Vec<ChunkEntry>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), MetaError>>>>>;
 
 struct Inner {
     /// It writes to free space.
@@ -217,17 +264,20 @@ impl ChunkWriter {
             assert!(offset + data.len() as u64 <= open.capacity, "append beyond the chunk's capacity");
             open.used.set(offset + data.len() as u64);
             let shard_offset = offset / policy.needed() as u64;
-            let why = match self.append_all(&open, shard_offset, payloads).await {
+            let Failed { why, is_sealed } = match self.append_all(&open, shard_offset, payloads).await {
                 Ok(()) => {
                     let extent = Extent { logical: 0, chunk: ChunkId(open.chunk), offset, len: data.len() as u64 };
                     return Ok((extent, Pin(open)));
                 }
-                Err(why) => why,
+                Err(failed) => failed,
             };
             tracing::debug!(chunk = %ChunkId(open.chunk), %why, "chunk given up, going on in another one");
             self.give_up(&line, &open);
             if clock.now() >= deadline {
                 return Err(WriteError::Unavailable(why));
+            }
+            if is_sealed {
+                continue;
             }
             // One disk that fails costs a chunk or two; in an outage every try would cost one more.
             if given_up >= GIVEN_UP_AT_ONCE {
@@ -249,10 +299,10 @@ impl ChunkWriter {
         &self.0.parity
     }
 
-    async fn append_all(&self, open: &Rc<OpenChunk>, offset: u64, payloads: &[Bytes]) -> Result<(), String> {
+    async fn append_all(&self, open: &Rc<OpenChunk>, offset: u64, payloads: &[Bytes]) -> Result<(), Failed> {
         let broke = open.broke.notified();
         if open.broken.get() {
-            return Err("an earlier append failed".into());
+            return Err(Failed::with_another());
         }
         let request = self.0.meta.peers().new_request();
         let calls = open.shards.iter().map(|shard| {
@@ -264,9 +314,9 @@ impl ChunkWriter {
             biased;
             acks = all => match self.first_error(acks) {
                 None => Ok(()),
-                Some(error) => Err(error.to_string()),
+                Some(error) => Err(Failed::by(&error)),
             },
-            () = broke => Err("an earlier append failed".into()),
+            () = broke => Err(Failed::with_another()),
         }
     }
 
@@ -299,6 +349,9 @@ impl ChunkWriter {
                 granted: Notify::new(),
                 failure: RefCell::new(None),
                 grants: Cell::new(0),
+                begun: Cell::new(None),
+                pace: Cell::new(1),
+                rests_until: Cell::new(None),
             })
         });
         Rc::clone(line)
@@ -324,7 +377,7 @@ impl ChunkWriter {
                 if let Some(open) = current.as_ref().filter(|open| usable(open)) {
                     let open = Rc::clone(open);
                     drop(current);
-                    if open.used.get() > open.capacity / 2 {
+                    if self.is_short(line, &open) {
                         self.grant_ahead(line);
                     }
                     return Ok(open);
@@ -337,6 +390,7 @@ impl ChunkWriter {
                         return Err(WriteError::Unavailable(text));
                     }
                     if usable(&next) {
+                        line.begin(self.platform().clock().now());
                         *current = Some(Rc::clone(&next));
                         break;
                     }
@@ -357,24 +411,39 @@ impl ChunkWriter {
         }
     }
 
-    /// Asks for the next chunk unless somebody does already. Runs as a task of its own, so that a
+    /// Whether fewer chunks are ahead than should be.
+    fn is_short(&self, line: &Line, open: &OpenChunk) -> bool {
+        let now = self.platform().clock().now();
+        let (ahead, rests) = (line.ahead.borrow().len(), line.rests_until.get().is_some_and(|until| now < until));
+        match self.0.claim {
+            None => ahead == 0 && open.used.get() > open.capacity / 2,
+            // Not one by one.
+            Some(_) => !rests && ahead < line.pace.get().saturating_sub(line.pace.get() / 4),
+        }
+    }
+
+    /// Asks for the next chunks unless somebody does already. Runs as a task of its own, so that a
     /// caller that gives up leaves no grant behind.
     fn grant_ahead(&self, line: &Rc<Line>) {
-        if line.granting.get() || !line.ahead.borrow().is_empty() {
+        if line.granting.get() {
             return;
         }
         line.granting.set(true);
+        let count = match self.0.claim {
+            None => 1,
+            Some(_) => line.pace.get().saturating_sub(line.ahead.borrow().len()).clamp(1, GRANT_MAX),
+        };
         let (this, line) = (self.clone(), Rc::clone(line));
         self.platform().tasks().spawn(carried(async move {
             let session = this.0.meta.register().await;
             let avoid = this.0.shards.disks().avoid();
             let slow = avoid.slow.clone();
             let granted = match session {
-                Ok(_) => this.0.meta.grant(line.partition, line.filling, this.0.reserve, avoid).await,
+                Ok(_) => this.0.meta.grant(line.partition, line.filling, count, this.0.reserve, avoid).await,
                 Err(error) => Err(error),
             };
             let granted = match (&this.0.claim, granted) {
-                (Some((claim, _)), Ok(chunks)) => match claim(chunks.iter().map(|entry| entry.chunk).collect()).await {
+                (Some((claim, _)), Ok(chunks)) => match claim(chunks.clone()).await {
                     Ok(()) => Ok(chunks),
                     Err(error) => {
                         for entry in chunks {
@@ -391,7 +460,10 @@ impl ChunkWriter {
                     let opened = chunks.into_iter().map(|entry| Rc::new(this.open(entry, &slow)));
                     line.ahead.borrow_mut().extend(opened);
                 }
-                Err(error) => *line.failure.borrow_mut() = Some((line.grants.get(), error)),
+                Err(error) => {
+                    line.rests_until.set(Some(this.platform().clock().now() + GRANT_REST));
+                    *line.failure.borrow_mut() = Some((line.grants.get(), error));
+                }
             }
             line.granting.set(false);
             line.granted.notify_waiters();

@@ -15,6 +15,7 @@ use types::redundancy::{Filling, Redundancy};
 
 use super::counts::Counts;
 use super::device::VolumeError;
+use crate::chunk::reader::ChunkReader;
 use crate::chunk::shards::Shards;
 use crate::chunk::writer::{ChunkWriter, Claim, WriteError};
 use crate::meta::{MetaClient, MetaError};
@@ -48,12 +49,21 @@ pub(super) fn partition_of(volume: u64) -> Partition {
 }
 
 impl Journal {
-    pub(super) fn new(meta: &MetaClient, shards: &Shards, row: &VolumeRow, orders: Orders, ended: Ended) -> Journal {
+    pub(super) fn new(
+        meta: &MetaClient,
+        shards: &Shards,
+        reader: &ChunkReader,
+        row: &VolumeRow,
+        orders: Orders,
+        ended: Ended,
+    ) -> Journal {
         let (volume, epoch, partition) = (row.id, row.epoch, partition_of(row.id));
-        let taker = meta.clone();
-        let claim: Claim = Box::new(move |chunks| {
-            let (meta, orders, ended) = (taker.clone(), Rc::clone(&orders), Rc::clone(&ended));
+        let (taker, learner) = (meta.clone(), reader.clone());
+        let claim: Claim = Box::new(move |granted| {
+            let (meta, reader) = (taker.clone(), learner.clone());
+            let (orders, ended) = (Rc::clone(&orders), Rc::clone(&ended));
             Box::pin(async move {
+                let chunks: Vec<u64> = granted.iter().map(|entry| entry.chunk).collect();
                 let count = chunks.len() as u64;
                 let body = Body::TakeChunks(TakeChunks { volume, epoch, chunks: chunks.clone() });
                 match meta.command(partition, body).await {
@@ -61,6 +71,8 @@ impl Journal {
                         let next = outcome.volume.map_or(count, |row| row.next_order);
                         let first = next.saturating_sub(count);
                         orders.borrow_mut().extend(chunks.into_iter().zip(first..));
+                        // What is written there is read without asking where it lies.
+                        reader.learn(granted);
                         Ok(())
                     }
                     Err(error) => {
