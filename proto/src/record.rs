@@ -227,6 +227,11 @@ fn header_checksum(block: &[u8], store: StoreId) -> u64 {
     crc64(&bound)
 }
 
+/// Bytes of a header block up to the end of its checksum table.
+pub fn table_len(payload_len: usize) -> usize {
+    HEADER_LEN + 8 * blocks(payload_len)
+}
+
 /// Checks blocks `first..` of a payload against the table of its header block. `bytes` begins at
 /// payload byte `first * BLOCK`. Answers the index of the first bad block.
 ///

@@ -2,7 +2,7 @@
 
 use block_gateway::registry::Registry;
 use client::meta::MetaClient;
-use client::volume::{self, VolumeError};
+use client::volume::{self, CHUNK_LEN as VOLUME_CHUNK, VolumeError};
 use proto::query::{Ask, AskAll, AskChunks};
 use proto::rows::chunk_state;
 use proto::volume::{Qos, SnapshotRow, VolumeChunk, VolumeRow};
@@ -142,10 +142,7 @@ async fn status(meta: &MetaClient, name: &str) -> Result<Value, Denied> {
     let row = volume::named(meta, name).await.map_err(denied)?;
     let chunks = volume::chunks(meta, row.id).await.map_err(denied)?;
     let snapshots = volume::snapshots(meta, row.id).await.map_err(denied)?;
-    let held = |is_for_snapshots: bool| {
-        let chunks = chunks.iter().filter(|chunk| (chunk.row.dropped > 0) == is_for_snapshots);
-        chunks.map(|chunk| chunk.row.bytes).sum::<u64>()
-    };
+    let held = held(meta, &chunks).await?;
     // What would come back if only that snapshot were deleted.
     let unique = |snapshot: &SnapshotRow| {
         let needs = |one: &SnapshotRow, chunk: &proto::volume::VolumeChunkRow| one.needs(chunk.born, chunk.dropped);
@@ -165,30 +162,44 @@ async fn status(meta: &MetaClient, name: &str) -> Result<Value, Denied> {
         })
         .collect();
     let mut tree = tree(&row);
-    tree["journal"] = json!(held(false));
-    tree["kept_for_snapshots"] = json!(held(true));
-    tree["stored"] = json!(stored(meta, &chunks).await?);
+    tree["journal"] = json!(held.journal);
+    tree["kept_for_snapshots"] = json!(held.for_snapshots);
+    tree["stored"] = json!(held.stored);
     tree["snapshots"] = json!(shown);
     Ok(tree)
 }
 
-/// Bytes on all disks together. A chunk that is still written counts as if it were full.
-async fn stored(meta: &MetaClient, chunks: &[VolumeChunk]) -> Result<u64, Denied> {
-    let mut sum = 0;
+/// Bytes of chunks.
+#[derive(Default)]
+struct Held {
+    /// Of the journal, once, and of what only snapshots need of it.
+    journal: u64,
+    for_snapshots: u64,
+    /// On all disks together.
+    stored: u64,
+}
+
+/// What the chunks of a volume hold. Of those that are still open one is written, and counts as if it were full.
+async fn held(meta: &MetaClient, chunks: &[VolumeChunk]) -> Result<Held, Denied> {
+    let (mut held, mut is_first_open) = (Held::default(), true);
     for some in chunks.chunks(CHUNKS_AT_ONCE) {
         let asked = some.iter().map(|chunk| chunk.chunk).collect();
         let view = meta.query(Ask::Chunks(AskChunks { chunks: asked })).await;
         for entry in view.map_err(|error| Denied::unavailable(error.to_string()))?.chunks {
             let Some(policy) = entry.row.redundancy.policy() else { continue };
-            let shard = if entry.row.state == chunk_state::OPEN {
-                entry.row.capacity / policy.needed() as u64
-            } else {
-                entry.row.sealed_len
+            let needed = policy.needed() as u64;
+            let is_open = entry.row.state == chunk_state::OPEN;
+            let shard = match is_open {
+                true if std::mem::take(&mut is_first_open) => entry.row.capacity.min(VOLUME_CHUNK) / needed,
+                true => 0,
+                false => entry.row.sealed_len,
             };
-            sum += shard * policy.shards() as u64;
+            let is_dropped = some.iter().any(|chunk| chunk.chunk == entry.chunk && chunk.row.dropped > 0);
+            *(if is_dropped { &mut held.for_snapshots } else { &mut held.journal }) += shard * needed;
+            held.stored += shard * policy.shards() as u64;
         }
     }
-    Ok(sum)
+    Ok(held)
 }
 
 fn tree(row: &VolumeRow) -> Value {

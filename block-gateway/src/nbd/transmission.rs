@@ -21,6 +21,8 @@ use crate::device::{Device, Fault, Run};
 const REQUESTS_MAX: usize = 256;
 /// Bytes of a connection's requests under way at once, KiB.
 const BUDGET_KIB: u32 = 64 << 10;
+/// Bytes read at a time; larger payloads are read in place.
+const READ_LEN: usize = 64 << 10;
 /// Frames below this are joined to one write.
 const JOINED_MAX: usize = 64 << 10;
 /// Runs that a block status tells at most.
@@ -42,7 +44,9 @@ pub(super) async fn run<S>(platform: &Platform, stream: S, agreed: Agreed) -> io
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
-    let (mut reader, writer) = tokio::io::split(stream);
+    let (reader, writer) = tokio::io::split(stream);
+    // Requests that came together are read together.
+    let mut reader = tokio::io::BufReader::with_capacity(READ_LEN, reader);
     let (send, replies) = mpsc::unbounded_channel::<Vec<Bytes>>();
     let writing = platform.tasks().spawn(send_replies(writer, replies));
     let connection =

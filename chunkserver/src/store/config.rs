@@ -11,6 +11,8 @@ pub struct StoreConfig {
     pub checkpoint_records: u64,
     /// Appends are refused when the file system has less than this many bytes available.
     pub reserve_bytes: u64,
+    /// Bytes of checksum tables kept for small reads of large records.
+    pub tables_bytes: usize,
     /// Most bytes the data file may take; 0 = what the file system gives.
     pub capacity_bytes: u64,
 }
@@ -22,6 +24,7 @@ impl Default for StoreConfig {
             prewritten_slots: 16,
             checkpoint_records: 20_000,
             reserve_bytes: 96 << 20,
+            tables_bytes: 16 << 20,
             capacity_bytes: 0,
         }
     }

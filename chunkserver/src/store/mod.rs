@@ -14,6 +14,7 @@ mod recovery;
 mod scrub;
 pub mod shard;
 mod slots;
+mod tables;
 mod tail;
 pub mod write;
 
@@ -34,6 +35,7 @@ use self::delete::Dying;
 use self::flush::Flusher;
 use self::shard::Shard;
 use self::slots::Slots;
+use self::tables::TableCache;
 
 /// Why a store refuses a request. A variant is what the caller does next.
 #[derive(Debug, Error)]
@@ -129,6 +131,7 @@ pub(crate) struct Inner {
     flusher: Flusher,
     failed: Cell<bool>,
     rot_found: Cell<u64>,
+    tables: TableCache,
     checkpointing: Cell<bool>,
     scrub: Cell<ScrubState>,
     /// The shard that was scrubbed last, and when its round began (unix ms; 0 = none did yet),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use platform::buffer::Buffer;
 use platform::planted::PlantedBug;
-use proto::record::{BLOCK, RecordHeader, RecordKind, is_inline, payload_start, record_len, verify_blocks};
+use proto::record::{BLOCK, RecordHeader, RecordKind, is_inline, payload_start, verify_blocks};
 
 use super::shard::RecordRef;
 use super::write::Target;
@@ -23,7 +23,16 @@ impl Store {
     /// # Errors
     /// `Beyond`, `NoShard`, `Rot` (nothing wrong is ever returned), `Disk`.
     pub async fn read(&self, target: Target, offset: u64, len: usize) -> Result<Bytes, StoreError> {
-        let read = self.read_verified(target, offset, len).await;
+        self.read_noting(target, offset, len, true).await
+    }
+
+    /// [`Store::read`] that also reads and checks headers which are known.
+    pub(super) async fn read_all(&self, target: Target, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        self.read_noting(target, offset, len, false).await
+    }
+
+    async fn read_noting(&self, target: Target, offset: u64, len: usize, by_tables: bool) -> Result<Bytes, StoreError> {
+        let read = self.read_verified(target, offset, len, by_tables).await;
         match &read {
             Err(StoreError::Rot { offset }) => self.note_damage(target, *offset)?,
             Err(StoreError::Disk(_)) => self.note_damage(target, offset)?,
@@ -45,7 +54,13 @@ impl Store {
         Ok(())
     }
 
-    async fn read_verified(&self, target: Target, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+    async fn read_verified(
+        &self,
+        target: Target,
+        offset: u64,
+        len: usize,
+        by_tables: bool,
+    ) -> Result<Bytes, StoreError> {
         if len == 0 || len > READ_MAX {
             return Err(StoreError::BadRequest("read of 0 or more than 1 MiB"));
         }
@@ -65,7 +80,7 @@ impl Store {
             && only.offset <= offset
             && only.offset + u64::from(only.len) >= end
         {
-            return self.read_record(target, *only, offset, end).await;
+            return self.read_record(target, *only, (offset, end), by_tables).await;
         }
         let mut out = Buffer::with_capacity(len);
         let mut at = offset;
@@ -75,7 +90,7 @@ impl Store {
                 break;
             }
             let upto = end.min(record.offset + u64::from(record.len));
-            out.extend_from_slice(&self.read_record(target, record, at, upto).await?);
+            out.extend_from_slice(&self.read_record(target, record, (at, upto), by_tables).await?);
             at = upto;
         }
         if at < end {
@@ -84,7 +99,13 @@ impl Store {
         Ok(out.freeze())
     }
 
-    async fn read_record(&self, target: Target, record: RecordRef, start: u64, end: u64) -> Result<Bytes, StoreError> {
+    async fn read_record(
+        &self,
+        target: Target,
+        record: RecordRef,
+        (start, end): (u64, u64),
+        by_tables: bool,
+    ) -> Result<Bytes, StoreError> {
         let payload_len = record.len as usize;
         let (from, to) = ((start - record.offset) as usize, (end - record.offset) as usize);
         let first = from / BLOCK;
@@ -97,6 +118,9 @@ impl Store {
             return self.checked(record, &bytes[..BLOCK], 0, bytes.slice(begin..begin + payload_len), (from, to));
         }
         let last = to.div_ceil(BLOCK);
+        if by_tables && let Some(bytes) = self.read_by_table(target, record, (first, last), (from, to)).await? {
+            return Ok(bytes);
+        }
         if first * BLOCK <= GAP_MAX {
             let whole = self.0.file.read_at(record.position, BLOCK + last * BLOCK).await.map_err(io)?;
             if whole.len() < BLOCK + last * BLOCK {
@@ -104,6 +128,7 @@ impl Store {
             }
             let bytes = whole.freeze();
             self.check_header(target, record, &bytes[..BLOCK])?;
+            self.0.tables.remember(target, record, &bytes[..BLOCK], self.0.config.tables_bytes);
             let data = bytes.slice(BLOCK + first * BLOCK..BLOCK + last * BLOCK);
             return self.checked(record, &bytes[..BLOCK], first, data, (from, to));
         }
@@ -113,7 +138,27 @@ impl Store {
         let (header, data) = futures_util::future::join(header, data).await;
         let (header, data) = (header.map_err(io)?, data.map_err(io)?.freeze());
         self.check_header(target, record, &header)?;
+        self.0.tables.remember(target, record, &header, self.0.config.tables_bytes);
         self.checked(record, &header, first, data, (from, to))
+    }
+
+    /// Reads blocks `first..last` of a record whose table is known. `None`: it is not, or it says that these
+    /// are not the bytes.
+    async fn read_by_table(
+        &self,
+        target: Target,
+        record: RecordRef,
+        (first, last): (usize, usize),
+        range: (usize, usize),
+    ) -> Result<Option<Bytes>, StoreError> {
+        // Many blocks are read with their header at no cost.
+        if (last - first) * BLOCK > GAP_MAX || !self.0.tables.has(target, record) {
+            return Ok(None);
+        }
+        let read = self.0.file.read_at(record.position + (BLOCK + first * BLOCK) as u64, (last - first) * BLOCK);
+        let data = read.await.map_err(|error| StoreError::Disk(Rc::new(error)))?.freeze();
+        let checked = |table: &[u8]| self.checked(record, table, first, data.clone(), range).ok();
+        Ok(self.0.tables.check(target, record, checked).flatten())
     }
 
     fn check_header(&self, target: Target, record: RecordRef, block: &[u8]) -> Result<(), StoreError> {
@@ -137,7 +182,6 @@ impl Store {
         data: Bytes,
         range: (usize, usize),
     ) -> Result<Bytes, StoreError> {
-        debug_assert!(record_len(record.len as usize) >= BLOCK);
         if self.0.platform.planted(PlantedBug::ReadNotVerified) {
             return Ok(data.slice(range.0 - first * BLOCK..range.1 - first * BLOCK));
         }

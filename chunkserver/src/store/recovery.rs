@@ -21,6 +21,7 @@ use super::flush::Flusher;
 use super::maintain::CHECKPOINT;
 use super::shard::{RecordRef, Shard};
 use super::slots::Slots;
+use super::tables::TableCache;
 use super::{Inner, State, Store, StoreError, tail};
 
 /// Shards whose tails are read at once.
@@ -122,6 +123,7 @@ impl Store {
             flusher: Flusher::default(),
             failed: Cell::new(false),
             rot_found: Cell::new(0),
+            tables: TableCache::default(),
             checkpointing: Cell::new(false),
             scrub: Cell::new(ScrubState::default()),
             scrubbed: Cell::new(scrubbed),

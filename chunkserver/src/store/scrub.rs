@@ -128,7 +128,7 @@ impl Store {
         let mut at = from;
         while at < len {
             let step = STEP.min(len - at);
-            match self.read(target, at, step as usize).await {
+            match self.read_all(target, at, step as usize).await {
                 Ok(_) => {}
                 // It is repaired as a whole: the rest of it need not be read.
                 Err(StoreError::NoShard | StoreError::Beyond { .. } | StoreError::Rot { .. } | StoreError::Disk(_)) => {

@@ -31,6 +31,8 @@ const HEDGE_MIN: Duration = Duration::from_millis(10);
 const HEDGE_MAX: Duration = Duration::from_millis(500);
 /// How often the layout is fetched again before a read gives up.
 const ATTEMPTS: usize = 4;
+/// Bytes of a copy that are read from the same shard.
+const RANGE_LEN: u64 = 1 << 20;
 /// Layouts remembered.
 const LAYOUTS_MAX: usize = 4096;
 
@@ -56,7 +58,6 @@ struct Inner {
     layouts: RefCell<BTreeMap<u64, ChunkRow>>,
     /// Usual latency of a shard read, microseconds (smoothed).
     usual_us: Cell<u64>,
-    turn: Cell<u64>,
     reconstructed: Cell<u64>,
     hedged: Cell<u64>,
 }
@@ -75,7 +76,6 @@ impl ChunkReader {
             cache: Cache::new(cache_bytes),
             layouts: RefCell::new(BTreeMap::new()),
             usual_us: Cell::new(1000),
-            turn: Cell::new(0),
             reconstructed: Cell::new(0),
             hedged: Cell::new(0),
         }))
@@ -211,13 +211,13 @@ impl ChunkReader {
         }
     }
 
-    /// Shards in the order they should be tried: healthy ones first, in turn.
-    fn order(&self, shards: &[ShardRow]) -> Vec<ShardRow> {
-        let turn = self.0.turn.get();
-        self.0.turn.set(turn.wrapping_add(1));
+    /// Copies in the order they should be tried: healthy ones first, and each range by one of its own, so
+    /// that what a store remembers of a range serves the next read of it.
+    fn order(&self, chunk: ChunkId, offset: u64, shards: &[ShardRow]) -> Vec<ShardRow> {
+        let turn = chunk.0.wrapping_add(offset / RANGE_LEN);
         let mut order = shards.to_vec();
         if !order.is_empty() {
-            let by = turn as usize % order.len();
+            let by = (turn % order.len() as u64) as usize;
             order.rotate_left(by);
         }
         order.sort_by_key(|shard| (shard.bad, self.0.shards.disks().is_suspect(shard.disk)));
@@ -225,7 +225,7 @@ impl ChunkReader {
     }
 
     async fn read_copies(&self, chunk: ChunkId, row: &ChunkRow, offset: u64, len: u64) -> Result<Bytes, String> {
-        let mut order = self.order(&row.shards).into_iter();
+        let mut order = self.order(chunk, offset, &row.shards).into_iter();
         let mut running = FuturesUnordered::new();
         let mut last = "chunk has no shards".to_owned();
         let clock = self.platform().clock();
@@ -318,7 +318,7 @@ impl ChunkReader {
     ) -> Result<Bytes, String> {
         let needed = usize::from(shape.0);
         let others: Vec<ShardRow> = row.shards.iter().copied().filter(|shard| shard.index as usize != column).collect();
-        let mut order = self.order(&others).into_iter();
+        let mut order = self.order(chunk, start, &others).into_iter();
         let mut running = FuturesUnordered::new();
         let mut present: Vec<(usize, Bytes)> = Vec::new();
         let mut last = "too few shards".to_owned();

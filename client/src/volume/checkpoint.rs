@@ -25,6 +25,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const DUE: u64 = 128 << 20;
 /// One is due also when nothing was changed for so long.
 const IDLE: Duration = Duration::from_secs(3);
+/// Chunks that are emptied before a checkpoint gives them back.
+const EMPTIED_MAX: u32 = 4;
 /// Chunks that one checkpoint gives back at most.
 const DROP_MAX: usize = 256;
 
@@ -180,12 +182,28 @@ impl Volume {
         orders.iter().filter(is_dead).map(|(chunk, _)| *chunk).take(DROP_MAX).collect()
     }
 
-    /// Copies what is alive out of the chunk in which least is, if that is worth it: then it is dead.
+    /// Copies what is alive out of chunks in which little is, for as long as that is worth it: then they are
+    /// dead, and go with a checkpoint.
     async fn compact(&self) -> Result<(), VolumeError> {
-        if self.worth_compacting(0).is_none() {
-            return Ok(());
+        let mut emptied = 0;
+        while self.worth_compacting(0).is_some() && self.ended().is_none() {
+            let Some(chunk) = self.worth_compacting(self.kept_below().await?) else { break };
+            self.empty(chunk).await?;
+            emptied += 1;
+            if self.0.map.index.borrow().live_of(chunk) > 0 {
+                // Its records do not have what the index says: not again and again.
+                tracing::warn!(volume = %self.0.name, chunk = %ChunkId(chunk), "a chunk cannot be emptied");
+                break;
+            }
+            if emptied % EMPTIED_MAX == 0 {
+                self.checkpoint().await?;
+            }
         }
-        let Some(chunk) = self.worth_compacting(self.kept_below().await?) else { return Ok(()) };
+        if emptied % EMPTIED_MAX > 0 { self.checkpoint().await } else { Ok(()) }
+    }
+
+    /// Copies what is alive out of a chunk.
+    async fn empty(&self, chunk: u64) -> Result<(), VolumeError> {
         let records = recover::records(&self.0.map.reader, chunk, self.0.id).await?;
         for record in records {
             if record.head.kind == record_kind::INDEX {
@@ -224,7 +242,7 @@ impl Volume {
         pages.iter().for_each(|row| self.0.map.index.borrow_mut().touch(row.page));
         tracing::info!(volume = %self.0.name, chunk = %ChunkId(chunk), "a chunk of the journal was compacted");
         self.0.platform.reached("volume chunk is compacted");
-        self.checkpoint().await
+        Ok(())
     }
 
     /// Chunks of a lower order are kept for snapshots: copying out of them would free nothing.
@@ -238,8 +256,9 @@ impl Volume {
         Ok(self.0.kept.get().1)
     }
 
-    /// A full chunk, not below that order, of which less than a half is alive, when those chunks are twice
-    /// what is alive of them.
+    /// A full chunk, not below that order, of which little enough is alive, when those chunks hold too much
+    /// beside what is alive: as much again for copies, whose data is moved seldom therefore; a quarter for
+    /// stripes, which are there to save space.
     fn worth_compacting(&self, kept_below: u64) -> Option<u64> {
         let (index, orders) = (self.0.map.index.borrow(), self.0.orders.borrow());
         let from_order = self.replay_order();
@@ -252,7 +271,11 @@ impl Volume {
         let alive: u64 = full.iter().map(|(live, _)| live).sum();
         let held = full.len() as u64 * CHUNK_LEN;
         let (live, chunk) = full.into_iter().min()?;
-        (held > 2 * alive && live < CHUNK_LEN / 2).then_some(chunk)
+        let (held_max, live_max) = match self.0.journal.is_striped() {
+            false => (2 * alive, CHUNK_LEN / 2),
+            true => (alive + alive / 4, CHUNK_LEN - CHUNK_LEN / 8),
+        };
+        (held > held_max && live < live_max).then_some(chunk)
     }
 
     /// Saves the index and gives the volume up.

@@ -23,8 +23,8 @@ use crate::meta::{MetaClient, MetaError};
 /// Bytes of data of one record.
 pub(super) const RECORD_MAX: usize = 512 << 10;
 
-/// What a chunk of a journal takes: little enough to be copied out of, enough for few grants.
-pub(super) const CHUNK_LEN: u64 = 64 << 20;
+/// What a chunk of a journal takes, bytes: little enough to be copied out of, enough for few grants.
+pub const CHUNK_LEN: u64 = 64 << 20;
 
 /// Which chunk is where in the journal.
 pub(super) type Orders = Rc<RefCell<BTreeMap<u64, u64>>>;
@@ -93,6 +93,11 @@ impl Journal {
             appended: Cell::new(0),
             counts: Cell::default(),
         }
+    }
+
+    /// Whether full chunks become stripes.
+    pub(super) fn is_striped(&self) -> bool {
+        self.filling.becomes.is_some()
     }
 
     /// Appends a record; durable when this returns. Answers where its data begins: chunk and offset.

@@ -35,5 +35,6 @@ pub use admin::{chunks, clone, create, delete, delete_snapshot, list, named, ren
 pub use counts::Counts;
 pub use device::{Volume, VolumeError};
 pub use index::Piece;
+pub use journal::CHUNK_LEN;
 pub use mapped::Change;
 pub use snapshots::{Snapshot, roll_back, take_snapshot};

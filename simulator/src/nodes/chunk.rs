@@ -97,6 +97,7 @@ async fn open(cluster: &Cluster, platform: &Platform) -> Result<Store, String> {
         prewritten_slots: 2,
         checkpoint_records: cluster.shape.checkpoint_records,
         reserve_bytes: 1 << 20,
+        tables_bytes: 4 << 10,
         capacity_bytes: 0,
     };
     Store::open(platform.clone(), disk, id, config).await.map_err(|error| error.to_string())
