@@ -89,8 +89,9 @@ impl Buffer {
         buffer
     }
 
-    /// `len` bytes of unspecified (old) content, to be overwritten by a read.
-    pub(crate) fn stale(len: usize) -> Buffer {
+    /// `len` bytes of unspecified (old) content, to be overwritten by a read as a whole. Memory beyond the
+    /// recycled sizes takes no room before it is written.
+    pub fn stale(len: usize) -> Buffer {
         let mut buffer = Buffer::with_capacity(len);
         buffer.len = len;
         buffer

@@ -1,17 +1,19 @@
 //! The transmission phase: requests are carried out side by side, their replies go out as they are ready.
 //!
 //! A change is durable before its reply, so a flush covers what was replied before it, on every
-//! connection. Bytes under way are bounded for each connection.
+//! connection. Bytes under way are bounded for each connection: a request holds its share from before its
+//! payload is read until its reply is written, so a client that reads no replies is read no more requests.
 
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use platform::Platform;
 use platform::buffer::Buffer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::handshake::{Agreed, CHANGED_SINCE};
 use super::wire::{self, Headers, Request, chunk, cmd, cmd_flag, errno};
@@ -29,6 +31,8 @@ const JOINED_MAX: usize = 64 << 10;
 const RUNS_MAX: usize = 64 << 10;
 /// What a block status looks at, at most.
 const STATUS_MAX: u64 = 64 << 30;
+/// How long a client that has ended its session is served the replies that it is owed.
+const FAREWELL: Duration = Duration::from_secs(120);
 
 struct Connection {
     device: Rc<dyn Device>,
@@ -39,6 +43,12 @@ struct Connection {
 /// A reply, or its refusal: number and text.
 type Reply = Result<Vec<Bytes>, (u32, String)>;
 
+/// A reply on its way out, with the shares that its request holds until it is written.
+struct Owed {
+    frames: Vec<Bytes>,
+    _shares: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
 /// Serves requests until the client ends the session or breaks the protocol.
 pub(super) async fn run<S>(platform: &Platform, stream: S, agreed: Agreed) -> io::Result<()>
 where
@@ -47,8 +57,8 @@ where
     let (reader, writer) = tokio::io::split(stream);
     // Requests that came together are read together.
     let mut reader = tokio::io::BufReader::with_capacity(READ_LEN, reader);
-    let (send, replies) = mpsc::unbounded_channel::<Vec<Bytes>>();
-    let writing = platform.tasks().spawn(send_replies(writer, replies));
+    let (send, replies) = mpsc::unbounded_channel::<Owed>();
+    let mut writing = platform.tasks().spawn(send_replies(writer, replies));
     let connection =
         Rc::new(Connection { device: Rc::clone(&agreed.device), headers: agreed.headers, contexts: agreed.contexts });
     let budget = Arc::new(Semaphore::new(BUDGET_KIB as usize));
@@ -67,39 +77,56 @@ where
         if request.cmd == cmd::DISC {
             break Ok(());
         }
-        let payload = match payload(&mut reader, &request, agreed.headers).await? {
-            Some(payload) => payload,
-            None => break Err(io::Error::new(io::ErrorKind::InvalidData, "more bytes than a request has")),
-        };
         // Never closed.
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break Ok(()) };
-        let kib = (request.len.min(wire::PAYLOAD_MAX) >> 10).max(1) as u32;
-        let Ok(room) = Arc::clone(&budget).acquire_many_owned(kib).await else { break Ok(()) };
+        let Ok(room) = Arc::clone(&budget).acquire_many_owned(share_kib(&request)).await else { break Ok(()) };
+        let payload = match payload(&mut reader, &request, agreed.headers).await {
+            Ok(Some(payload)) => payload,
+            Ok(None) => break Err(io::Error::new(io::ErrorKind::InvalidData, "more bytes than a request has")),
+            Err(error) => break Err(error),
+        };
         let (connection, send) = (Rc::clone(&connection), send.clone());
         platform.tasks().spawn(async move {
             let frames = connection.reply(&request, payload).await;
             // The writer is gone when the client is.
-            let _ = send.send(frames);
-            drop((slot, room));
+            let _ = send.send(Owed { frames, _shares: (slot, room) });
         });
     };
     // What is under way is carried out and answered first.
-    let _ = slots.acquire_many(REQUESTS_MAX as u32).await;
-    drop(send);
-    let written = writing.await;
+    let written = async {
+        let _ = slots.acquire_many(REQUESTS_MAX as u32).await;
+        drop(send);
+        (&mut writing).await.unwrap_or(Ok(()))
+    };
+    let written = match platform.clock().timeout(FAREWELL, written).await {
+        Ok(written) => written,
+        Err(_) => {
+            writing.abort();
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the last replies were not read in two minutes"))
+        }
+    };
     drop(agreed.lease);
-    ended.and(written.unwrap_or(Ok(())))
+    ended.and(written)
+}
+
+/// What a request holds of its connection's budget: about what it, or its reply, takes of memory.
+fn share_kib(request: &Request) -> u32 {
+    // The range of such a status is in its payload.
+    let is_status = request.cmd == cmd::BLOCK_STATUS && request.flags & cmd_flag::PAYLOAD_LEN != 0;
+    let len = if is_status { wire::PAYLOAD_MAX } else { request.len.min(wire::PAYLOAD_MAX) };
+    (len >> 10).max(1) as u32
 }
 
 /// Sends replies as they come: those that wait together go out together.
 async fn send_replies<W: tokio::io::AsyncWrite + Unpin>(
     mut writer: W,
-    mut replies: mpsc::UnboundedReceiver<Vec<Bytes>>,
+    mut replies: mpsc::UnboundedReceiver<Owed>,
 ) -> io::Result<()> {
-    let mut joined = Vec::new();
-    while let Some(frames) = replies.recv().await {
-        let mut next = Some(frames);
-        while let Some(frames) = next {
+    let (mut joined, mut shares) = (Vec::new(), Vec::new());
+    while let Some(owed) = replies.recv().await {
+        let mut next = Some(owed);
+        while let Some(Owed { frames, _shares }) = next {
+            shares.push(_shares);
             for frame in frames {
                 if frame.len() >= JOINED_MAX {
                     writer.write_all(&joined).await?;
@@ -109,11 +136,15 @@ async fn send_replies<W: tokio::io::AsyncWrite + Unpin>(
                     joined.extend_from_slice(&frame);
                 }
             }
+            if joined.is_empty() {
+                shares.clear();
+            }
             next = if joined.len() < JOINED_MAX { replies.try_recv().ok() } else { None };
         }
         writer.write_all(&joined).await?;
         joined.clear();
         writer.flush().await?;
+        shares.clear();
     }
     writer.shutdown().await
 }
@@ -131,7 +162,8 @@ async fn payload<R: tokio::io::AsyncRead + Unpin>(
     if request.len > wire::PAYLOAD_MAX {
         return Ok(None);
     }
-    let mut bytes = Buffer::zeroed(request.len as usize);
+    // Large memory is not touched before its bytes come.
+    let mut bytes = Buffer::stale(request.len as usize);
     reader.read_exact(&mut bytes).await?;
     Ok(Some(bytes.freeze()))
 }
