@@ -1,13 +1,14 @@
 //! Descriptor chains: which pieces of the guest's memory a request consists of.
 //!
-//! A walk reads every descriptor once and believes none: it ends after as many as there can be. What the
-//! pieces point to is looked at only when they are read or written.
+//! A walk reads every descriptor once and believes none: it ends after as many as there can be, whether they
+//! have a piece or are empty. What the pieces point to is looked at only when they are read or written.
 
 use super::memory::{Memory, NotShared};
 use super::wire::{DESCRIPTOR_LEN, descriptor_flag};
 
-/// Pieces of one chain; drivers keep to [`super::wire::SEGMENTS_MAX`], but need not.
-const PIECES_MAX: usize = 1024;
+/// Descriptors of one table that a chain has; drivers keep to [`super::wire::SEGMENTS_MAX`] and a few, but
+/// need not. A table in the guest's memory can say that it has 2^28.
+const STEPS_MAX: u32 = 1024;
 
 /// A run of guest memory; never empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +72,7 @@ pub fn walk(memory: &Memory, table: u64, size: u16, head: u16) -> Result<Chain, 
             return Err(Broken::Index(index));
         }
         steps += 1;
-        if steps > size || chain.readable.len() + chain.writable.len() >= PIECES_MAX {
+        if steps > size.min(STEPS_MAX) {
             return Err(Broken::Endless);
         }
         let descriptor = descriptor(memory, table, index)?;
