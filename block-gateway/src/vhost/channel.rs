@@ -25,14 +25,8 @@ impl Channel {
     /// # Errors
     /// The connection is broken; the message brings none.
     pub fn receive(connection: &UnixStream) -> io::Result<Option<Channel>> {
-        let mut header = [0; HEADER_LEN];
-        // SAFETY: the descriptor is open while `connection` lives, and the buffer has the length that is told.
-        let seen = unsafe {
-            let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-            libc::recv(connection.as_raw_fd(), header.as_mut_ptr().cast(), HEADER_LEN, flags)
-        };
-        let is_channel = seen == HEADER_LEN as isize && word(&header, 0) == u32::from(FrontendReq::SET_BACKEND_REQ_FD);
-        if !is_channel {
+        let (mut header, seen) = peek(connection)?;
+        if seen < HEADER_LEN || word(&header, 0) != u32::from(FrontendReq::SET_BACKEND_REQ_FD) {
             return Ok(None);
         }
         let broken = |text| io::Error::new(io::ErrorKind::InvalidData, text);
@@ -60,6 +54,51 @@ impl Channel {
     pub fn config_changed(&mut self) -> io::Result<()> {
         self.0.write_all(&message(BackendReq::CONFIG_CHANGE_MSG.into(), 0, 0))
     }
+}
+
+/// What a look at the next message shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Its header, or the end of the connection.
+    Whole,
+    /// A part of its header, or there is no room for the answer to it.
+    Part,
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks at the next message without taking anything. The crate `vhost` waits for the rest of a header, and
+/// for room for its answers, without an end, so it may only be called for what is [`Next::Whole`].
+///
+/// # Errors
+/// The connection is broken.
+pub fn look(connection: &UnixStream) -> io::Result<Next> {
+    let seen = match peek(connection) {
+        Ok((_, seen)) => seen,
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            return Ok(Next::Nothing);
+        }
+        Err(error) => return Err(error),
+    };
+    if seen == 0 {
+        return Ok(Next::Whole);
+    }
+    let mut poll = libc::pollfd { fd: connection.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one entry, which lives until the call returns. Writable is a socket with three quarters of its
+    // buffer free, far more than an answer takes.
+    let ready = unsafe { libc::poll(&mut poll, 1, 0) };
+    Ok(if seen == HEADER_LEN && ready == 1 { Next::Whole } else { Next::Part })
+}
+
+/// The first bytes of the next message, and how many there are; none: the connection has ended.
+fn peek(connection: &UnixStream) -> io::Result<([u8; HEADER_LEN], usize)> {
+    let mut header = [0; HEADER_LEN];
+    // SAFETY: the descriptor is open while `connection` lives, and the buffer has the length that is told.
+    let seen = unsafe {
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        libc::recv(connection.as_raw_fd(), header.as_mut_ptr().cast(), HEADER_LEN, flags)
+    };
+    usize::try_from(seen).map(|seen| (header, seen)).map_err(|_| io::Error::last_os_error())
 }
 
 fn message(request: u32, flags: u32, len: u32) -> [u8; HEADER_LEN] {

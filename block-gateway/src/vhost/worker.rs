@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use vhost::vhost_user::{BackendReqHandler, Error};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::channel::Channel;
+use super::channel::{Channel, Next, look};
 use super::request::{Parsed, Pending, Request, Terms, parse};
 use super::ring::{Ring, SIZE_MAX};
 use super::session::Session;
@@ -23,6 +23,8 @@ use super::shared::Shared;
 
 /// A frontend that has begun a message must be through with it in this time.
 const MESSAGE: Duration = Duration::from_secs(5);
+/// Pause between two looks at a message that is not whole, milliseconds.
+const LOOK_MS: i32 = 5;
 /// Pause after a frontend could not be accepted, milliseconds.
 const PAUSE_MS: i32 = 100;
 /// Events that are no ring's.
@@ -116,6 +118,7 @@ impl Worker {
             for event in &events[..count] {
                 match event.data() {
                     WAKE => _ = self.shared.wake().read(),
+                    CONNECTION if !self.is_message(connection)? => {}
                     CONNECTION => match Channel::receive(connection)? {
                         Some(received) => *channel = Some(received),
                         None => match handler.handle_request() {
@@ -132,6 +135,20 @@ impl Worker {
             rings.iter().for_each(|ring| self.take_all(ring));
         }
         Ok(())
+    }
+
+    /// Whether a message, or the end, can be taken without waiting for a frontend that stands still.
+    fn is_message(&self, connection: &UnixStream) -> io::Result<bool> {
+        let (pause, mut events) = (Epoll::new()?, [EpollEvent::default()]);
+        for _ in 0..MESSAGE.as_millis() / LOOK_MS as u128 {
+            match look(connection)? {
+                Next::Whole => return Ok(true),
+                Next::Nothing => return Ok(false),
+                Next::Part if self.is_over() => return Ok(false),
+                Next::Part => _ = wait(&pause, LOOK_MS, &mut events)?,
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "a message that does not go on, or answers that are not read"))
     }
 
     /// Has the frontend look at the device's size if it knows another.
