@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 use vhost::vhost_user::message::VhostUserInflight;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
+use super::memory::holds;
 use super::ring::SIZE_MAX;
 
 const VERSION: u16 = 1;
@@ -97,6 +98,7 @@ impl Region {
             let text = format!("{} bytes for {queues} queues of {queue_size} descriptors", told.mmap_size);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        holds(&file, told.mmap_offset, len as u64)?;
         let mapping = MmapRegion::from_file(FileOffset::new(file, told.mmap_offset), len).map_err(io::Error::other)?;
         Ok(Region { mapping, queues, queue_size })
     }
@@ -281,6 +283,8 @@ mod tests {
         assert!(region.tracker(1).unwrap().recover(8, 3).is_err());
         let (told, file) = create(&VhostUserInflight::new(0, 0, 2, 8)).unwrap();
         let lying = VhostUserInflight::new(told.mmap_size, 0, 3, 8);
-        assert!(Region::map(&lying, file).is_err());
+        assert!(Region::map(&lying, file.try_clone().unwrap()).is_err());
+        let beyond = VhostUserInflight::new(1 << 30, 0, 3, 1024);
+        assert!(Region::map(&beyond, file).is_err(), "the file is shorter");
     }
 }

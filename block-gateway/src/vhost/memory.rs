@@ -40,7 +40,27 @@ impl NotShared {
     }
 }
 
+/// Checks that a file has so many bytes from `offset` on. Touching a mapping behind its file's end kills.
+///
+/// # Errors
+/// `InvalidInput`: it has less. Its length cannot be asked.
+pub fn holds(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    let have = metadata.len();
+    // Memory that is a device has no length.
+    if metadata.is_file() && offset.checked_add(len).is_none_or(|end| end > have) {
+        let text = format!("{len} bytes at {offset} of a file of {have}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(())
+}
+
 impl Memory {
+    /// How many regions there are.
+    pub fn count(&self) -> usize {
+        self.mappings.len()
+    }
+
     /// With one region more.
     ///
     /// # Errors
@@ -48,6 +68,7 @@ impl Memory {
     pub fn with(&self, region: &VhostUserMemoryRegion, file: File) -> Result<Memory, Error> {
         let refused = |text: String| Error::ReqHandlerError(io::Error::new(io::ErrorKind::InvalidInput, text));
         let (guest, len, frontend) = (region.guest_phys_addr, region.memory_size, region.user_addr);
+        holds(&file, region.mmap_offset, len).map_err(Error::ReqHandlerError)?;
         let mapped = GuestRegionMmap::new(region.mmap_region(file)?, GuestAddress(guest))
             .ok_or_else(|| refused(format!("a region of {len} bytes at {guest:#x} has no end")))?;
         let regions = self.regions.insert_region(Arc::new(mapped)).map_err(|error| refused(error.to_string()))?;

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 
 use vhost::VhostUserMemoryRegionBase;
@@ -94,6 +95,8 @@ impl Session {
 
     /// Listens to another descriptor for kicks, or to none.
     fn set_kick(&mut self, index: usize, kick: Option<File>) -> Result<()> {
+        // Somebody else may have heard it before us: two rings with one descriptor, or the frontend itself.
+        let kick = event(kick)?;
         // The frontend holds the descriptor too, so that closing it here would not end the events.
         if let Some(old) = self.kicks[index].take() {
             let _ = self.epoll.ctl(ControlOperation::Delete, old.as_raw_fd(), EpollEvent::default());
@@ -107,19 +110,21 @@ impl Session {
     }
 }
 
-/// An event that rings without ever waiting: the reactor rings it.
-fn without_waiting(file: Option<File>) -> Result<Option<File>> {
-    if let Some(file) = &file {
-        // SAFETY: the descriptor is open while `file` lives, and the calls take no pointers.
-        let set = unsafe {
-            let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
-            libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)
-        };
-        if set < 0 {
-            return Err(Error::ReqHandlerError(io::Error::last_os_error()));
-        }
+/// An event that rings, or is heard, without ever waiting: no frontend may hold up either thread.
+///
+/// Only what carries events is one. The frontend's own end of the connection would keep a session for ever.
+fn event(file: Option<File>) -> Result<Option<File>> {
+    let Some(file) = file else { return Ok(None) };
+    let kind = file.metadata().map_err(Error::ReqHandlerError)?.file_type();
+    if kind.is_socket() || kind.is_file() || kind.is_dir() {
+        return Err(Error::InvalidOperation("a descriptor that is no event"));
     }
-    Ok(file)
+    // SAFETY: the descriptor is open while `file` lives, and the calls take no pointers.
+    let set = unsafe {
+        let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)
+    };
+    if set < 0 { Err(Error::ReqHandlerError(io::Error::last_os_error())) } else { Ok(Some(file)) }
 }
 
 fn not_offered<T>() -> Result<T> {
@@ -198,6 +203,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         file: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<VhostUserMemoryRegionBase>> {
+        if self.memory.count() as u64 >= REGIONS_MAX {
+            return Err(Error::InvalidOperation("more memory regions than there are slots for"));
+        }
         self.share(self.memory.with(region, file)?);
         Ok(None)
     }
@@ -254,12 +262,12 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_vring_call(&mut self, index: u8, call: Option<File>) -> Result<()> {
-        self.ring(index.into())?.set_call(without_waiting(call)?);
+        self.ring(index.into())?.set_call(event(call)?);
         Ok(())
     }
 
     fn set_vring_err(&mut self, index: u8, error: Option<File>) -> Result<()> {
-        self.ring(index.into())?.set_error(without_waiting(error)?);
+        self.ring(index.into())?.set_error(event(error)?);
         Ok(())
     }
 

@@ -48,7 +48,7 @@ pub fn takes(address: u64, len: u32) -> Piece {
 
 pub struct Queue {
     index: usize,
-    kick: EventFd,
+    pub kick: EventFd,
     call: EventFd,
     pub error: EventFd,
     /// Entries made available, and answers seen.

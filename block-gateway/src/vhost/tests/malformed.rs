@@ -1,18 +1,21 @@
 //! What a hostile driver writes: a status that says so, or a queue that stands still, and nothing else.
 
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vhost::VhostBackend;
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostUserInflight, VhostUserMemoryRegion};
 
 use super::disk::Disk;
 use super::guest::{DATA, FAR, Guest, NEAR_LEN, Piece, SIZE, rings, says, takes};
 use super::machine::Machine;
-use crate::vhost::chain::walk;
+use crate::vhost::chain::{Broken, walk};
 use crate::vhost::inflight::memory_file;
 use crate::vhost::memory::Memory;
 use crate::vhost::request::{Command, Parsed, Terms, parse};
@@ -127,6 +130,101 @@ fn chains_without_an_end_stop_their_queue() {
         guest.header(DATA, kind::FLUSH, 0);
         guest.submit(1, &[says(DATA, 16), takes(NEAR_LEN, 1)]);
     });
+}
+
+#[test]
+fn a_circle_of_nothing_is_not_followed_as_long_as_its_table_is() {
+    let file = memory_file(c"guest", 4096).unwrap();
+    let memory = Memory::default().with(&VhostUserMemoryRegion::new(0, 4096, 0, 0), file).unwrap();
+    let put = |at, address: u64, len: u32, flags: u16| {
+        memory.write(at, &[&address.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &[0; 2]].concat())
+    };
+    // A table that says it has 2^28 descriptors, the first of which is empty and followed by itself.
+    put(0, 1024, !15, 4).unwrap();
+    put(1024, 0, 0, 1).unwrap();
+    // All of them together take less time than one to the table's end would.
+    for _ in 0..1000 {
+        assert_eq!(walk(&memory, 0, 16, 0), Err(Broken::Endless));
+    }
+}
+
+#[test]
+fn two_rings_with_one_kick_hold_nobody_up() {
+    let disk = Disk::new(1 << 20);
+    let machine = Machine::start(&disk);
+    let mut guest = Guest::new(machine.path(), 2);
+    for round in 0..20 {
+        guest.frontend.get_vring_base(1).unwrap();
+        guest.frontend.set_vring_kick(1, &guest.queues[0].kick).unwrap();
+        assert_eq!(guest.request(kind::OUT, round, &[7; 512], 0).0, status::OK, "{round}");
+    }
+    machine.stop();
+}
+
+#[test]
+fn half_a_message_and_answers_that_nobody_reads_hold_the_socket_for_seconds() {
+    let disk = Disk::new(1 << 20);
+    let machine = Machine::start(&disk);
+    let get_features = [1u32, 1, 0].map(u32::to_ne_bytes).concat();
+    let connect = || {
+        let connection = UnixStream::connect(machine.path()).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        connection.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        connection
+    };
+    let mut half = connect();
+    half.write_all(&get_features[..5]).unwrap();
+    // Hung up with bytes that nobody has taken.
+    assert_eq!(half.read(&mut [0; 12]).map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    let mut deaf = connect();
+    let error = loop {
+        if let Err(error) = deaf.write_all(&get_features) {
+            break error;
+        }
+    };
+    assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+    let mut guest = Guest::new(machine.path(), 1);
+    assert_eq!(guest.request(kind::OUT, 0, &[7; 512], 0).0, status::OK);
+    drop(guest);
+    // Nor does it keep the server from ending.
+    let mut half = connect();
+    half.write_all(&get_features[..5]).unwrap();
+    machine.stop();
+}
+
+#[test]
+fn memory_behind_the_end_of_its_file_is_refused() {
+    let file = memory_file(c"guest", 8192).unwrap();
+    let shared = |len, offset| {
+        let region = VhostUserMemoryRegion::new(0, len, 0, offset);
+        Memory::default().with(&region, file.try_clone().unwrap()).is_ok()
+    };
+    assert!(shared(8192, 0) && shared(4096, 4096));
+    assert!(!shared(12288, 0) && !shared(8192, 4096) && !shared(4096, 8192) && !shared(4096, u64::MAX - 4095));
+}
+
+#[test]
+fn memory_in_more_pieces_than_there_are_slots_is_refused() {
+    let disk = Disk::new(1 << 20);
+    let machine = Machine::start(&disk);
+    let mut guest = Guest::new(machine.path(), 1);
+    let piece = memory_file(c"piece", 4096).unwrap();
+    let slots = guest.frontend.get_max_mem_slots().unwrap();
+    let region = |number: u64| VhostUserMemoryRegionInfo {
+        guest_phys_addr: (1 << 40) + 4096 * number,
+        memory_size: 4096,
+        userspace_addr: (1 << 40) + 4096 * number,
+        mmap_offset: 0,
+        mmap_handle: piece.as_raw_fd(),
+    };
+    // Two are there.
+    for number in 2..slots {
+        guest.frontend.add_mem_region(&region(number)).unwrap();
+    }
+    assert!(guest.frontend.add_mem_region(&region(slots)).is_err());
+    let mut next = Guest::new(machine.path(), 1);
+    assert_eq!(next.request(kind::OUT, 0, &[7; 512], 0).0, status::OK);
+    machine.stop();
 }
 
 #[test]
