@@ -112,6 +112,8 @@ where
     }
 
     async fn answer(&mut self, option: u32, kind: u32, data: &[u8]) -> io::Result<()> {
+        // Texts of refusals may hold what the client sent; the protocol bounds them.
+        let data = if kind >= rep::UNSUP { &data[..data.len().min(wire::NAME_MAX)] } else { data };
         self.stream.write_all(&wire::option_reply(option, kind, data)).await?;
         self.stream.flush().await
     }
@@ -219,7 +221,7 @@ where
     fn meant(&self, name: String) -> Result<String, VolumeError> {
         match self.only {
             Some(only) if name.is_empty() || name == only => Ok(only.to_owned()),
-            Some(_) => Err(VolumeError::NotFound(name)),
+            Some(_) => Err(VolumeError::no_volume(&name)),
             None => Ok(name),
         }
     }

@@ -56,7 +56,7 @@ pub async fn list(meta: &MetaClient) -> Result<Vec<VolumeRow>, VolumeError> {
 /// There is none, no leader in time.
 pub async fn named(meta: &MetaClient, name: &str) -> Result<VolumeRow, VolumeError> {
     let view = meta.query(Ask::Volume(AskBucket { name: name.into() })).await.map_err(told)?;
-    view.volumes.into_iter().next().ok_or_else(|| VolumeError::NotFound(name.into()))
+    view.volumes.into_iter().next().ok_or_else(|| VolumeError::no_volume(name))
 }
 
 /// Deletes a volume that nobody has attached; its space comes back behind this.

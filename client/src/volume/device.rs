@@ -41,8 +41,8 @@ const CLEAR_MAX: u64 = 1 << 30;
 /// Why a volume did not do what it was asked.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum VolumeError {
-    /// No such volume.
-    #[error("there is no volume {0}")]
+    /// No such volume or snapshot, in a sentence.
+    #[error("{0}")]
     NotFound(String),
     /// Somebody else has it attached.
     #[error("{0}")]
@@ -75,6 +75,13 @@ pub enum VolumeError {
     /// Not to be done.
     #[error("{0}")]
     Refused(String),
+}
+
+impl VolumeError {
+    /// There is no volume of that name, which may be anything that somebody sent.
+    pub fn no_volume(name: &str) -> VolumeError {
+        VolumeError::NotFound(format!("there is no volume {}", name.chars().take(80).collect::<String>()))
+    }
 }
 
 impl From<WriteError> for VolumeError {

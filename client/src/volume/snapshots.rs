@@ -143,7 +143,7 @@ async fn ask_owner(meta: &MetaClient, row: &VolumeRow, snapshot: &str) -> Result
         }
         let ask = AskWatch { name: row.name.clone(), revision: seen.revision };
         let view = meta.query(Ask::WatchVolume(ask)).await.map_err(told)?;
-        seen = view.volumes.into_iter().next().ok_or_else(|| VolumeError::NotFound(row.name.clone()))?;
+        seen = view.volumes.into_iter().next().ok_or_else(|| VolumeError::no_volume(&row.name))?;
     }
     want_snapshot(meta, row.id, &row.name, snapshot, true).await?;
     snapshot_named(meta, &seen, snapshot).await
