@@ -81,7 +81,14 @@ pub async fn run(platform: &Platform, args: &AttachArgs) -> Result<(), Failure> 
             let serial: String = args.name.chars().take(20).collect();
             let device = lease.device();
             let server = vhost::Server::start(platform, &socket, Rc::clone(&device), &vhost::Options::new(&serial));
-            let mut server = server.map_err(|error| Failure::caused("cannot serve", &error))?;
+            let mut server = match server {
+                Ok(server) => server,
+                Err(error) => {
+                    drop(device);
+                    close(platform, lease, &registry).await;
+                    return Err(Failure::caused("cannot serve", &error));
+                }
+            };
             greet(&args.name, &lease, &vhost_lines(&socket))?;
             let failed = {
                 let stop = std::pin::pin!(platform::signal::wait_for_stop());
