@@ -179,6 +179,10 @@ class Server:
         return f"http://{self.s3}"
 
     @property
+    def credentials_path(self) -> pathlib.Path:
+        return self.dirs[0] / "credentials"
+
+    @property
     def access(self) -> Access:
         keys = self.credentials()
         return Access(self.endpoint, keys["access_key"], keys["secret_key"])
@@ -233,7 +237,7 @@ class Server:
         return self.process.returncode
 
     def command(self, *argv, **more) -> subprocess.CompletedProcess:
-        return command(argv, self.admin, self.dirs[0] / "credentials", **more)
+        return command(argv, self.admin, self.credentials_path, **more)
 
     def status(self) -> dict:
         done = self.command("status", "--output", "json")

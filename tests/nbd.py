@@ -26,9 +26,15 @@ class NbdError(Exception):
 
 class Nbd:
     def __init__(self, address: str, timeout: float = 60, flags: int = 3):
+        """`address`: HOST:PORT, or unix:PATH."""
         host, port = address.split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=timeout)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if host == "unix":
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.settimeout(timeout)
+            self.socket.connect(port)
+        else:
+            self.socket = socket.create_connection((host, int(port)), timeout=timeout)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.structured, self.extended, self.cookie = False, False, 0
         assert self.take(8) == b"NBDMAGIC" and self.take(8) == b"IHAVEOPT"
         self.offered = struct.unpack(">H", self.take(2))[0]
