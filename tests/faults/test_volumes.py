@@ -154,7 +154,7 @@ def test_take_over_from_an_owner_that_is_paused(tmp_path, under):
                 again.run(4.5)
             assert disk.read(BY_HAND * BLOCK, 2 * BLOCK) == content(BY_HAND, 2) + content(BY_HAND + 1, 2)
             ours.check(disk)
-            assert new.stop() == 0
+            assert new.stop() == 0, new.text()
             third = Attached(server, name, tmp_path / f"third-{name}.socket").wait()
             holders.append(third)
             ours.check(third.connect())

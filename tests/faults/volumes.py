@@ -76,8 +76,11 @@ class Notes:
         return {self.acked[block], *self.tried.get(block, ())}
 
     def check(self, disk) -> list:
-        """Fails if a block is not as it may be; answers the versions that are there."""
-        return self.check_bytes(whole(disk, self.count * BLOCK))
+        """Fails if a block is not as it may be; answers the versions that are there. Hangs up."""
+        try:
+            return self.check_bytes(whole(disk, self.count * BLOCK))
+        finally:
+            disk.close()
 
     def check_bytes(self, data: bytes) -> list:
         view, found = memoryview(data), []
@@ -128,6 +131,8 @@ class Load:
         for thread in self.threads:
             thread.join(patience)
             assert not thread.is_alive(), f"a step was not answered within {patience:.0f} s"
+        for disk in self.disks:
+            disk.close()
 
     def work(self, number: int, blocks: range) -> None:
         rng, disk, mine = random.Random(number), self.disks[number], 0
