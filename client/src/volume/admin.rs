@@ -25,7 +25,6 @@ pub(super) fn told(error: MetaError) -> VolumeError {
         error => VolumeError::Unavailable(error.to_string()),
     }
 }
-
 /// Makes a volume that reads as zeroes.
 ///
 /// # Errors

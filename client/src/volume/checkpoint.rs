@@ -13,7 +13,7 @@ use proto::rows::ExtentRow;
 use proto::volume::{Checkpoint, DetachVolume, IndexPage, PageRow};
 use types::ids::ChunkId;
 
-use super::admin::{snapshots, told};
+use super::admin::{chunks, snapshots, told};
 use super::device::{Volume, VolumeError};
 use super::index::Moment;
 use super::journal::{CHUNK_LEN, RECORD_MAX, Record, note_end, partition_of};
@@ -77,6 +77,7 @@ impl Volume {
             let (root, used) = self.0.map.index.borrow().root();
             let is_alone = self.is_alone();
             let root = self.save_root(&proto::encode(&root)).await?;
+            self.forget_dropped().await?;
             let drop = self.dead(moment.from_order, &root);
             let Moment { sequence, from_order } = moment;
             let body = Checkpoint {
@@ -89,11 +90,13 @@ impl Volume {
                 from_order,
                 is_alone,
             };
+            self.0.dropping.borrow_mut().clone_from(&drop);
             let saved = self.0.meta.command(partition_of(self.0.id), Body::Checkpoint(body)).await;
             saved.map_err(|error| {
                 note_end(&self.0.ended, &error);
                 told(error)
             })?;
+            self.0.dropping.borrow_mut().clear();
             self.0.map.index.borrow_mut().thaw();
             self.0.saved.set(sequence);
             let mut orders = self.0.orders.borrow_mut();
@@ -101,6 +104,20 @@ impl Volume {
                 orders.remove(chunk);
             }
         }
+    }
+
+    /// A checkpoint whose outcome was never heard may have been carried out: what it dropped cannot be dropped
+    /// again.
+    async fn forget_dropped(&self) -> Result<(), VolumeError> {
+        let unsure = self.0.dropping.borrow().clone();
+        if unsure.is_empty() {
+            return Ok(());
+        }
+        let all = chunks(&self.0.meta, self.0.id).await?;
+        let is_there = |chunk: u64| all.iter().any(|one| one.chunk == chunk && one.row.dropped == 0);
+        self.0.orders.borrow_mut().retain(|chunk, _| !unsure.contains(chunk) || is_there(*chunk));
+        self.0.dropping.borrow_mut().clear();
+        Ok(())
     }
 
     /// Whether the index that is being stored names only chunks of this volume, not of one it was cloned of.

@@ -154,6 +154,8 @@ pub(super) struct Inner {
     pub saving: tokio::sync::Mutex<()>,
     /// The record up to which the row's index goes; `u64::MAX`: a clone that has none of its own.
     pub saved: Cell<u64>,
+    /// Chunks that a checkpoint is dropping, or has dropped or not.
+    pub dropping: RefCell<Vec<u64>>,
     /// Moments of snapshots that the metaservers are being told of.
     pub taking: RefCell<Vec<u64>>,
     /// The row's revision as it was seen last.
@@ -211,6 +213,7 @@ impl Volume {
             changed: Cell::new(now),
             saving: tokio::sync::Mutex::new(()),
             saved: Cell::new(if row.base.is_some() && row.root.is_empty() { u64::MAX } else { row.sequence }),
+            dropping: RefCell::default(),
             taking: RefCell::default(),
             revision: Cell::new(0),
             kept: Cell::new((u64::MAX, u64::MAX)),
