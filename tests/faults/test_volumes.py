@@ -292,21 +292,23 @@ def test_a_power_cut_at_any_moment_loses_nothing_acked(tmp_path, redundancy):
     more = ("--redundancy", redundancy)
     with devices.Devices(tmp_path, 3, mib, KIND) as disks:
         server = Doors(tmp_path / "server", [mount / "data" for mount in disks.mounts], more)
-        server.start()
-        server.volume("create", "disk", "--size", size)
-        marks = devices.Marks(disks)
-        notes = Notes(size, marks.set)
-        for kill in (True, False):
-            with Load(lambda: server.connect("disk"), notes, depth=8, most=8) as load:
-                load.run(4)
+        try:
+            server.start()
+            server.volume("create", "disk", "--size", size)
+            marks = devices.Marks(disks)
+            notes = Notes(size, marks.set)
+            for kill in (True, False):
+                with Load(lambda: server.connect("disk"), notes, depth=8, most=8) as load:
+                    load.run(2.5)
+                    if kill:
+                        # Take-over writes too.
+                        load.over.set()
+                        server.kill()
                 if kill:
-                    # Take-over writes too.
-                    load.over.set()
-                    server.kill()
-            if kill:
-                server.start()
-        marks.close()
-        server.kill()
+                    server.start()
+            marks.close()
+        finally:
+            server.kill()
         disks.command("record off")
     stream = power_cut.Stream(disks.stream)
     first = next(at for at, record in enumerate(stream.records) if record[0] == b"m")

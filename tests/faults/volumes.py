@@ -54,21 +54,21 @@ class Notes:
         with self.lock:
             for block in range(first, first + count):
                 self.tried.setdefault(block, set()).add(version)
-        self.tell("try", first, count, version)
+            self.tell("try", first, count, version)
 
     def done(self, first: int, count: int, version: int) -> None:
         with self.lock:
             for block in range(first, first + count):
                 self.acked[block] = version
                 self.tried.pop(block, None)
-        self.tell("ack", first, count, version)
+            self.tell("ack", first, count, version)
 
     def tell(self, *step) -> None:
         if self.also:
             self.also(json.dumps(step))
 
     def follow(self, line: str) -> None:
-        """A step that another told."""
+        """A step of other notes."""
         step, first, count, version = json.loads(line)
         (self.begin if step == "try" else self.done)(first, count, version)
 
