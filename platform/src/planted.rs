@@ -88,6 +88,16 @@ mistakes! {
     DoubtIgnored = "doubt-ignored",
     /// A replica whose directory was emptied votes as a founder.
     EmptiedVotes = "emptied-votes",
+    /// What a volume's compaction copies takes its place in the index although it was overwritten meanwhile.
+    VolumeMoveUnchecked = "volume-move-unchecked",
+    /// A volume's journal is read again by chunks, the last one first, not by the numbers of records.
+    VolumeReplayDisorder = "volume-replay-disorder",
+    /// A replay of a volume's journal freezes the index of a snapshot at its end, not at the snapshot's moment.
+    VolumeFreezeLate = "volume-freeze-late",
+    /// The owner of a volume answers reads without asking whether it still is the owner.
+    VolumeReadUnconfirmed = "volume-read-unconfirmed",
+    /// A checkpoint of a volume takes every record up to now for one that is in its index.
+    VolumeTrimmedEarly = "volume-trimmed-early",
 }
 
 /// The mistakes that are switched on.

@@ -14,6 +14,8 @@ pub enum Checker {
     Bytes,
     /// An acknowledged append can be read for as long as its session lives (`journal`).
     Appends,
+    /// A volume, a snapshot and a clone show what they may, and nothing else (`volumes`).
+    Volumes,
     /// Answers are possible ones: no refusal that no fault excuses.
     Answers,
     /// No term has two leaders.
@@ -44,10 +46,11 @@ pub enum Checker {
 
 impl Checker {
     /// All of them.
-    pub const ALL: [Checker; 16] = [
+    pub const ALL: [Checker; 17] = [
         Checker::Histories,
         Checker::Bytes,
         Checker::Appends,
+        Checker::Volumes,
         Checker::Answers,
         Checker::Leaders,
         Checker::Replicas,

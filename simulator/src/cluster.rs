@@ -21,6 +21,7 @@ use crate::history::History;
 use crate::moves::Moves;
 use crate::nodes;
 use crate::shape::{CHUNKS, METAS, Shape};
+use crate::volumes::history::Volumes;
 
 /// The cluster's id.
 pub const CLUSTER: ClusterId = ClusterId(0xb1c1);
@@ -120,6 +121,8 @@ pub struct Cluster {
     pub seen: RefCell<BTreeMap<u32, u64>>,
     /// Watches what moves put into chunks.
     pub moves: Moves,
+    /// What was asked of volumes.
+    pub volumes: Volumes,
     states: Vec<MemoryStore>,
     /// Metaservers that were started once: an empty directory of theirs was emptied.
     started: RefCell<BTreeSet<usize>>,
@@ -146,6 +149,7 @@ impl Cluster {
             trash_buckets: Cell::new(0),
             seen: RefCell::default(),
             moves: Moves::default(),
+            volumes: Volumes::default(),
             states: (0..METAS).map(|_| MemoryStore::default()).collect(),
             started: RefCell::default(),
             excused: RefCell::default(),
@@ -306,6 +310,11 @@ impl Cluster {
         self.tell(what.to_owned());
         self.counts.faults.set(self.counts.faults.get() + 1);
         *self.counts.kinds.borrow_mut().entry(kind).or_default() += 1;
+    }
+
+    /// The work came into a situation (see `situations`).
+    pub fn situation(&self, name: &'static str) {
+        *self.counts.kinds.borrow_mut().entry(name).or_default() += 1;
     }
 
     fn seconds(&self) -> f64 {

@@ -10,6 +10,7 @@ mod leaders;
 pub mod metadata;
 mod operators;
 mod rot;
+mod volumes;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +89,7 @@ impl Faults {
         faults.every(rates.stall, Faults::stall);
         faults.every(rates.drain, Faults::drain);
         faults.every(rates.finalize, Faults::finalize);
+        faults.every(rates.owner, Faults::catch_owner);
         faults.every(rates.redundancy, Faults::change_redundancy);
         faults.start_metadata();
         faults.one_after_the_other(rates.rot_open, async |this| this.rot_open().await);

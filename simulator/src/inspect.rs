@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use metaserver::server::MetaServer;
 use proto::keys::{self, table};
 use proto::rows::{BlobRow, BodyRow, ChunkRow, DiskRow, ObjectRow, PartRow, TrashRow, chunk_state, disk_state};
+use proto::volume::VolumeChunkRow;
 
 use crate::cluster::Cluster;
 
@@ -45,7 +46,15 @@ mod prost_row {
         )*};
     }
 
-    rows!(super::ChunkRow, super::DiskRow, super::BlobRow, super::ObjectRow, super::PartRow, super::TrashRow);
+    rows!(
+        super::ChunkRow,
+        super::DiskRow,
+        super::BlobRow,
+        super::ObjectRow,
+        super::PartRow,
+        super::TrashRow,
+        super::VolumeChunkRow
+    );
 }
 
 /// Chunks by id.
@@ -56,6 +65,12 @@ pub fn chunks(meta: &MetaServer) -> BTreeMap<u64, ChunkRow> {
 /// Disks by number.
 pub fn disks(meta: &MetaServer) -> BTreeMap<u64, DiskRow> {
     decoded(meta, table::DISK)
+}
+
+/// Chunks of volumes' journals, in no order.
+pub fn volume_chunks(meta: &MetaServer) -> Vec<(u64, VolumeChunkRow)> {
+    let rows = rows(meta, table::VOLUME_CHUNK).into_iter();
+    rows.map(|(key, value)| (keys::last_u64(&key).unwrap_or(0), prost_row::Row::read(&value))).collect()
 }
 
 /// Whether every chunk can be read without the disk of chunkserver `index`, and there is a leader
@@ -175,6 +190,9 @@ pub fn references(meta: &MetaServer) -> Vec<String> {
             *live.entry(extent.chunk).or_default() += extent.len;
             extents += 1;
         }
+    }
+    for (chunk, row) in volume_chunks(meta) {
+        *live.entry(chunk).or_default() += row.bytes;
     }
     if let Some((id, _)) = used.first_key_value() {
         out.push(format!("blob {id:02x?} does not exist"));

@@ -23,8 +23,7 @@ pub mod journal;
 #[cfg(test)]
 mod leader;
 pub mod linear;
-#[cfg(test)]
-mod models;
+pub mod models;
 pub mod moves;
 pub mod nodes;
 pub mod scale;
@@ -34,4 +33,5 @@ pub mod shape;
 pub mod situations;
 pub mod trash;
 pub mod uncover;
+pub mod volumes;
 pub mod workload;

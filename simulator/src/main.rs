@@ -49,6 +49,12 @@ struct Args {
     /// Turn up the faults that uncover this mistake without making it.
     #[arg(long, value_parser = planted)]
     profile: Option<PlantedBug>,
+    /// Work on volumes in every seed, and less of the other.
+    #[arg(long)]
+    volumes: bool,
+    /// Run seeds of a model instead: `index`, a volume's index against a map.
+    #[arg(long, value_parser = ["index"])]
+    model: Option<String>,
     /// Hunt every planted mistake (or those of --planted) in at most so many seeds each.
     #[arg(long)]
     mutants: Option<u64>,
@@ -80,7 +86,7 @@ fn planted(text: &str) -> Result<PlantedBug, String> {
 impl Args {
     fn options(&self, trace_events: usize) -> Options {
         let profile = self.profile.or(self.planted.first().copied());
-        Options { planted: self.planted.clone(), profile, trace_events }
+        Options { planted: self.planted.clone(), profile, trace_events, volumes: self.volumes }
     }
 }
 
@@ -116,6 +122,9 @@ fn main() {
     if let Some(seeds_max) = args.mutants {
         std::process::exit(hunt(&args, seeds_max));
     }
+    if args.model.is_some() {
+        std::process::exit(model(&args));
+    }
     if let Some(seed) = args.seed.filter(|_| args.seeds <= 1 || args.from.is_none() && args.seconds.is_none()) {
         std::process::exit(replay(seed, &args));
     }
@@ -135,6 +144,48 @@ fn hunt(args: &Args, seeds_max: u64) -> i32 {
     }
     println!("\n{report}");
     i32::from(!good)
+}
+
+/// Runs seeds of the model of a volume's index.
+fn model(args: &Args) -> i32 {
+    let first = args.seed.or(args.from).unwrap_or(0);
+    let seeds = if args.seed.is_some() { 1 } else { args.seeds };
+    if seeds > 1 {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let (next, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= seeds {
+                        break;
+                    }
+                    let seed = first + number;
+                    let run = std::panic::catch_unwind(|| simulator::models::index::run(seed));
+                    let why = match run {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(why)) => why,
+                        Err(_) => "it panicked".to_owned(),
+                    };
+                    println!("seed {seed}: {why}; replay it with: bixi-sim --model index --seed {seed}");
+                    failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(seed);
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let rate = seeds as f64 / started.elapsed().as_secs_f64().max(0.001);
+    let line = format!("model index: {seeds} seeds from {first}, {} failed, {rate:.0} seeds/s", failed.len());
+    if let Some(ledger) = &args.ledger
+        && let Err(error) = append(ledger, &format!("{}: {line}\n", args.revision))
+    {
+        eprintln!("cannot write {}: {error}", ledger.display());
+    }
+    println!("{line}");
+    i32::from(!failed.is_empty())
 }
 
 /// Runs one seed, loud.
@@ -209,6 +260,9 @@ fn tell_failure(report: &Report, args: &Args) {
     println!("seed {} failed; replay it with: make sim SEEDS=1 SEED={}", report.seed, report.seed);
     if !args.planted.is_empty() {
         println!("  (with the planted mistakes {:?})", args.planted);
+    }
+    if args.volumes {
+        println!("  (with --volumes)");
     }
     println!("  drawn: {}", report.summary);
     for violation in report.violations.iter().take(6) {

@@ -16,7 +16,7 @@ use crate::linear::{self, Verdict};
 use crate::nodes::client::{Layers, heartbeat, layers};
 use crate::shape::{CHUNKS, METAS, Shape};
 use crate::workload::bucket_name;
-use crate::{settle, situations};
+use crate::{settle, situations, volumes};
 
 /// Virtual time after which a seed is given up.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -63,18 +63,20 @@ pub struct Options {
     pub profile: Option<PlantedBug>,
     /// Events of the machine to keep.
     pub trace_events: usize,
+    /// There is work on volumes in any case, and less of the other.
+    pub volumes: bool,
 }
 
 impl Options {
     /// The mistake, switched on, among the faults that uncover it.
     pub fn planted(bug: PlantedBug) -> Options {
-        Options { planted: vec![bug], profile: Some(bug), trace_events: 0 }
+        Options { planted: vec![bug], profile: Some(bug), ..Options::default() }
     }
 }
 
 /// Runs a seed.
 pub fn run(seed: u64, options: &Options) -> Report {
-    let shape = Shape::draw(seed, &options.planted, options.profile, options.trace_events);
+    let shape = Shape::draw_with(seed, &options.planted, options.profile, options.trace_events, options.volumes);
     tracing::info!("{shape:#?}");
     // The owner stays here: everything in the simulation ends with it.
     let simulation = Simulation::new(seed, shape.machine.clone());
@@ -116,7 +118,7 @@ pub fn run_twice(seed: u64, options: &Options) -> Report {
 /// How often each situation was reached, those of the list first.
 fn reached(cluster: &Cluster) -> BTreeMap<&'static str, u64> {
     let mut counts: BTreeMap<&'static str, u64> =
-        situations::PLACES.iter().chain(situations::FAULTS).map(|name| (*name, 0)).collect();
+        situations::PLACES.iter().chain(situations::VOLUMES).chain(situations::FAULTS).map(|name| (*name, 0)).collect();
     let found = cluster.simulation.reached().into_iter().chain(cluster.counts.kinds.borrow().clone());
     for (name, count) in found {
         match counts.get_mut(name) {
@@ -135,6 +137,9 @@ async fn story(cluster: Rc<Cluster>) {
         cluster.boot(node);
     }
     let Some(layers) = found(&cluster).await else { return };
+    if let Err(error) = volumes::finish::found(&cluster, &layers).await {
+        return cluster.violated(Checker::Service, format!("volumes cannot be made: {error}"));
+    }
     for client in 0..cluster.shape.work.clients {
         cluster.boot(Node::Client(client));
     }
@@ -226,7 +231,9 @@ fn judge(cluster: &Cluster) -> u64 {
             }
         }
     }
-    undecided
+    let (wrong, too_hard) = cluster.volumes.judge();
+    wrong.into_iter().for_each(|what| cluster.violated(Checker::Volumes, what));
+    undecided + too_hard
 }
 
 #[cfg(test)]

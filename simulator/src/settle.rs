@@ -21,6 +21,7 @@ use crate::history::Ask;
 use crate::inspect;
 use crate::nodes::client::Layers;
 use crate::shape::METAS;
+use crate::volumes;
 use crate::workload::{Actor, bucket_name};
 
 /// Every operation that was under way when the faults stopped must have ended by then.
@@ -53,6 +54,7 @@ pub async fn run(cluster: Rc<Cluster>, layers: &Layers) {
         return cluster.violated(Checker::Service, format!("operations fail without faults: {error}"));
     }
     read_all(&actor).await;
+    volumes::finish::run(&cluster, layers).await;
     if !cluster.violations().is_empty() {
         return;
     }

@@ -12,6 +12,7 @@ use types::redundancy::Redundancy;
 use crate::draw::Draw;
 use crate::faults::metadata::{DAMAGES, Damage};
 use crate::uncover::uncover;
+use crate::volumes::VolumeWork;
 
 /// Metaserver replicas.
 pub const METAS: usize = 3;
@@ -69,6 +70,8 @@ pub struct Rates {
     pub redundancy: Option<Duration>,
     /// Something in a metaserver's directory is damaged, put back from an older copy, or gone.
     pub meta_damage: Option<Duration>,
+    /// The owner of a volume loses its power in a delicate moment, or stops there.
+    pub owner: Option<Duration>,
     /// A metaserver loses its power in a delicate moment.
     pub meta_trap: Option<Duration>,
 }
@@ -86,6 +89,8 @@ pub struct Work {
     pub journal: Duration,
     /// Mean pause between two buckets that are deleted with what they hold, if any are.
     pub trash: Option<Duration>,
+    /// Work on volumes, if there is any.
+    pub volumes: Option<VolumeWork>,
     /// Mean pause between two operations of a worker.
     pub think: Duration,
     /// Keys that are written again and again.
@@ -188,6 +193,7 @@ fn work(draw: &Draw) -> Work {
         journals: draw.between(0, 2) as usize,
         journal: draw.millis(50, 600),
         trash: None,
+        volumes: None,
         think,
         registers: draw.between(1, 6) as u32,
         mix: [tilt(3.0), tilt(2.0), tilt(4.0) + 0.1, tilt(1.0), tilt(0.6), tilt(2.0) + 0.3, tilt(2.0), tilt(0.5)],
@@ -234,6 +240,17 @@ fn times(draw: &Draw) -> ServerTimes {
 impl Shape {
     /// What `seed` draws. `planted` are switched on; `profile` turns up the faults that uncover it.
     pub fn draw(seed: u64, planted: &[PlantedBug], profile: Option<PlantedBug>, trace_events: usize) -> Shape {
+        Shape::draw_with(seed, planted, profile, trace_events, false)
+    }
+
+    /// The same; with `volumes` there is work on volumes in any case, and less of the other.
+    pub fn draw_with(
+        seed: u64,
+        planted: &[PlantedBug],
+        profile: Option<PlantedBug>,
+        trace_events: usize,
+        volumes: bool,
+    ) -> Shape {
         let draw = Draw::new(seed);
         let policies = [
             Redundancy::Copies(3),
@@ -293,10 +310,25 @@ impl Shape {
         shape.rates.redundancy = rate(&operators, 0.3, 5, 20);
         shape.rates.rot_open = rate(&meta, 0.2, 8, 30);
         shape.work.trash = rate(&Draw::new(seed ^ 0x7472_6173), 0.3, 1, 6);
+        let volume = Draw::new(seed ^ 0x766f_6c73);
+        if volumes || shape.level == level::CURRENT && volume.chance(0.25) {
+            shape.have_volumes(&volume, volumes);
+        }
         if let Some(bug) = profile {
             uncover(&mut shape, bug);
         }
         shape
+    }
+
+    /// Adds work on volumes and the faults of its own.
+    pub fn have_volumes(&mut self, draw: &Draw, above_all: bool) {
+        self.work.volumes = Some(VolumeWork::draw(self.seed, self.work.clients));
+        self.rates.owner = rate(draw, 0.6, 2, 10);
+        if above_all {
+            (self.level, self.rates.finalize) = (level::CURRENT, None);
+            (self.work.journals, self.work.trash) = (0, None);
+            self.work.think *= 5;
+        }
     }
 
     /// What the seed drew, in a line: what sets it apart from others.
@@ -330,6 +362,9 @@ impl Shape {
         }
         if let Some(mean) = work.trash {
             line.push_str(&format!("; a bucket into the trash every {mean:?}"));
+        }
+        if let Some(volumes) = &work.volumes {
+            line.push_str(&format!("; {volumes:?}"));
         }
         // Rates are told by their names as the code has them.
         let rates = format!("{:?}", self.rates);

@@ -26,6 +26,26 @@ pub const PLACES: &[&str] = &[
     "vote refused in doubt",
 ];
 
+/// What happens to volumes, in the code or in the work.
+pub const VOLUMES: &[&str] = &[
+    "chunk of a volume is kept for a snapshot",
+    "clone is deleted",
+    "deleted volumes are gone",
+    "volume chunk is compacted",
+    "volume chunk is copied out",
+    "volume could not be detached",
+    "volume goes back to a snapshot",
+    "volume index is half stored",
+    "volume is attached",
+    "volume is cloned",
+    "volume is taken over with writes under way",
+    "volume journal is sealed",
+    "volume replay goes on behind a snapshot",
+    "volume snapshot is taken",
+    "volume write wins over a move",
+    "volume's owner was fenced",
+];
+
 /// What the code says when three rare things come together; a run may do without.
 pub const RARE: &[&str] =
     &["log is shorter than was acknowledged", "offer of a snapshot made anew", "torn log forgiven"];
@@ -45,6 +65,7 @@ pub const FAULTS: &[&str] = &[
     "leader is cut off from the other metaservers",
     "leader is left behind",
     "one-way partition",
+    "owner of a volume is caught",
     "partition",
     "pause",
     "power cut",

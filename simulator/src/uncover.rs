@@ -6,8 +6,10 @@ use std::time::Duration;
 use platform::planted::PlantedBug;
 use types::redundancy::Redundancy;
 
+use crate::draw::Draw;
 use crate::faults::metadata::Damage;
 use crate::shape::{Rates, Shape};
+use crate::volumes::VolumeWork;
 
 const fn often(seconds: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
@@ -137,6 +139,45 @@ pub fn uncover(shape: &mut Shape, bug: PlantedBug) {
             rates.crash_meta = often(2);
             shape.damages = vec![Damage::Emptied, Damage::OnlyState];
         }
+        PlantedBug::VolumeMoveUnchecked => volumes(shape, |work| {
+            work.pace.period = Duration::from_millis(60);
+            work.think = Duration::from_millis(20);
+        }),
+        PlantedBug::VolumeReplayDisorder | PlantedBug::VolumeTrimmedEarly => {
+            shape.rates.owner = often(2);
+            shape.rates.seal = Some(Duration::from_millis(500));
+            volumes(shape, |work| {
+                work.think = Duration::from_millis(20);
+                work.hold = Duration::from_secs(2);
+            });
+        }
+        PlantedBug::VolumeFreezeLate => {
+            shape.rates.owner = often(2);
+            volumes(shape, |work| {
+                work.pace.period = Duration::from_secs(3);
+                work.think = Duration::from_millis(20);
+                work.people = Duration::from_millis(500);
+            });
+        }
+        PlantedBug::VolumeReadUnconfirmed => {
+            shape.rates.partition = often(4);
+            shape.rates.pause = often(4);
+            volumes(shape, |work| {
+                (work.volumes, work.owners, work.force) = (1, 2, 0.9);
+                work.hold = Duration::from_secs(4);
+            });
+        }
         _ => {}
+    }
+}
+
+/// Much work on volumes.
+fn volumes(shape: &mut Shape, turn_up: impl FnOnce(&mut VolumeWork)) {
+    let owner = shape.rates.owner;
+    shape.have_volumes(&Draw::new(shape.seed), true);
+    shape.rates.owner = owner.or(shape.rates.owner);
+    if let Some(work) = shape.work.volumes.as_mut() {
+        (work.volumes, work.owners) = (1, 2);
+        turn_up(work);
     }
 }

@@ -3,8 +3,6 @@
 //!
 //! A crash in the middle leaves pages that nothing names; the row still has the index before.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use platform::buffer::Buffer;
 use proto::journal::{ENTRIES_MAX, Entry, EntryKind, record_kind};
@@ -19,12 +17,6 @@ use super::index::Moment;
 use super::journal::{CHUNK_LEN, RECORD_MAX, Record, note_end, partition_of};
 use super::recover;
 
-/// How often it is looked whether something is to be done.
-const PERIOD: Duration = Duration::from_secs(1);
-/// Bytes of journal after which a checkpoint is due: what recovery reads again.
-const DUE: u64 = 128 << 20;
-/// One is due also when nothing was changed for so long.
-const IDLE: Duration = Duration::from_secs(3);
 /// Chunks that are emptied before a checkpoint gives them back.
 const EMPTIED_MAX: u32 = 4;
 /// Chunks that one checkpoint gives back at most.
@@ -35,17 +27,19 @@ impl Volume {
     pub(super) async fn tend(volume: std::rc::Weak<super::device::Inner>) {
         let mut behind = 0;
         loop {
-            let Some(clock) = volume.upgrade().map(|inner| inner.platform.clock().clone()) else { return };
-            clock.sleep(PERIOD).await;
+            let Some((clock, pace)) = volume.upgrade().map(|inner| (inner.platform.clock().clone(), inner.pace)) else {
+                return;
+            };
+            clock.sleep(pace.period).await;
             let Some(this) = volume.upgrade().map(Volume) else { return };
             if this.ended().is_some() {
                 return;
             }
             behind += this.0.journal.take_appended();
-            let idle = clock.now().saturating_since(this.0.changed.get()) >= IDLE;
+            let idle = clock.now().saturating_since(this.0.changed.get()) >= pace.idle;
             let is_due = {
                 let index = this.0.map.index.borrow();
-                behind >= DUE || idle && !index.is_stored() || index.first_frozen().is_some()
+                behind >= pace.due_bytes || idle && !index.is_stored() || index.first_frozen().is_some()
             };
             if is_due {
                 match this.checkpoint().await {
@@ -74,6 +68,7 @@ impl Volume {
                 return Ok(());
             }
             self.save_pages().await?;
+            self.0.platform.reached("volume index is half stored");
             let (root, used) = self.0.map.index.borrow().root();
             let is_alone = self.is_alone();
             let root = self.save_root(&proto::encode(&root)).await?;
@@ -253,6 +248,7 @@ impl Volume {
                 self.copy_out(chunk, pieces).await?;
             }
         }
+        self.0.platform.reached("volume chunk is copied out");
         // Pages that lie here are stored anew with the next checkpoint.
         let pages = self.0.map.index.borrow().pages_in(chunk);
         self.0.map.fetch_pages(&pages).await?;

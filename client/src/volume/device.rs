@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::Platform;
 use platform::clock::Instant;
+use platform::planted::PlantedBug;
 use proto::journal::{ENTRIES_MAX, Entry, EntryKind, record_kind};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -20,6 +21,7 @@ use super::counts::Counts;
 use super::index::{Index, Piece};
 use super::journal::{Ended, Journal, Orders, RECORD_MAX, Record};
 use super::mapped::Mapped;
+use super::pace::Pace;
 use super::qos::Limiter;
 use crate::chunk::reader::ChunkReader;
 use crate::chunk::writer::WriteError;
@@ -127,6 +129,7 @@ struct Through {
 
 pub(super) struct Inner {
     pub platform: Platform,
+    pub pace: Pace,
     pub meta: MetaClient,
     pub map: Mapped,
     pub journal: Journal,
@@ -178,6 +181,7 @@ pub(super) struct Found {
 pub struct Volume(pub(super) Rc<Inner>);
 
 impl Volume {
+    #[expect(clippy::too_many_arguments, reason = "its parts, made one after the other by take-over alone")]
     pub(super) fn new(
         meta: MetaClient,
         reader: ChunkReader,
@@ -186,13 +190,15 @@ impl Volume {
         orders: Orders,
         ended: Ended,
         found: Found,
+        pace: Pace,
     ) -> Volume {
         let platform = meta.platform().clone();
         let now = platform.clock().now();
         Volume(Rc::new(Inner {
             platform,
+            pace,
             meta,
-            map: Mapped::new(reader, found.index),
+            map: Mapped::new(reader, found.index, pace.extents_max),
             journal,
             name: row.name.clone(),
             id: row.id,
@@ -438,7 +444,12 @@ impl Volume {
                     if entries.iter().any(|entry| entry.len > 0) {
                         self.0.changed.set(now);
                     }
-                    carry_out(&mut self.0.map.index.borrow_mut(), &entries, through.moved_from, chunk, offset);
+                    let unchecked = self.0.platform.planted(PlantedBug::VolumeMoveUnchecked);
+                    let moved_from = if unchecked { 0 } else { through.moved_from };
+                    let in_vain = carry_out(&mut self.0.map.index.borrow_mut(), &entries, moved_from, chunk, offset);
+                    if in_vain > 0 {
+                        self.0.platform.reached("volume write wins over a move");
+                    }
                     for change in through.changes {
                         // Who has gone away does not need to know.
                         let _ = change.done.send(Ok(()));
@@ -455,6 +466,9 @@ impl Volume {
 
     /// Chunks of a lower order hold no record that is not in the index yet.
     pub(super) fn replay_order(&self) -> u64 {
+        if self.0.platform.planted(PlantedBug::VolumeTrimmedEarly) {
+            return self.0.orders.borrow().values().max().map_or(0, |order| order + 1);
+        }
         // One that was begun later can be through in an earlier chunk, when that chunk failed meanwhile.
         let (through, orders) = (self.0.through.borrow(), self.0.orders.borrow());
         let waiting = through.values().filter_map(|through| through.fate.as_ref().ok());
@@ -466,7 +480,7 @@ impl Volume {
     /// shards of a chunk that another owner would have sealed.
     pub(super) async fn confirm(&self) -> Result<(), VolumeError> {
         let is_fresh = || self.0.platform.clock().now().saturating_since(self.0.confirmed.get()) < LEASE;
-        if is_fresh() {
+        if is_fresh() || self.0.platform.planted(PlantedBug::VolumeReadUnconfirmed) {
             return Ok(());
         }
         let entry = Entry { kind: EntryKind::Clear, start: 0, len: 0 };
@@ -498,9 +512,10 @@ async fn all(waits: Vec<oneshot::Receiver<Result<(), VolumeError>>>) -> Result<(
     outcome
 }
 
-/// What a record does to the index. Its data begins at `offset` of `chunk`.
-pub(super) fn carry_out(index: &mut Index, entries: &[Entry], moved_from: u64, chunk: u64, offset: u64) {
-    let mut at = offset;
+/// What a record does to the index. Its data begins at `offset` of `chunk`. Answers how many bytes of it were
+/// moved in vain, because something else was written there since.
+pub(super) fn carry_out(index: &mut Index, entries: &[Entry], moved_from: u64, chunk: u64, offset: u64) -> u64 {
+    let (mut at, mut in_vain) = (offset, 0);
     for entry in entries {
         let (start, len) = (entry.start, u64::from(entry.len));
         match entry.kind {
@@ -509,10 +524,11 @@ pub(super) fn carry_out(index: &mut Index, entries: &[Entry], moved_from: u64, c
                 if moved_from == 0 {
                     index.set(start, len, chunk, at);
                 } else {
-                    index.set_moved(moved_from, start, len, chunk, at);
+                    in_vain += len - index.set_moved(moved_from, start, len, chunk, at);
                 }
                 at += len;
             }
         }
     }
+    in_vain
 }

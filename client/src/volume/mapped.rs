@@ -16,17 +16,16 @@ use crate::chunk::reader::{ChunkReader, READ_MAX, ReadError};
 const FETCHES: usize = 32;
 /// How often a read looks again where bytes lie that were moved away meanwhile.
 const LOOKS: usize = 8;
-/// Extents of a volume that are kept in memory, if no more are in use: about 100 MiB.
-const EXTENTS_MAX: usize = 4 << 20;
 
 pub(super) struct Mapped {
     pub reader: ChunkReader,
     pub index: RefCell<Index>,
+    extents_max: usize,
 }
 
 impl Mapped {
-    pub(super) fn new(reader: ChunkReader, index: Index) -> Mapped {
-        Mapped { reader, index: RefCell::new(index) }
+    pub(super) fn new(reader: ChunkReader, index: Index, extents_max: usize) -> Mapped {
+        Mapped { reader, index: RefCell::new(index), extents_max }
     }
 
     /// Reads a range.
@@ -86,7 +85,7 @@ impl Mapped {
             if absent.is_empty() {
                 return Ok(());
             }
-            self.index.borrow_mut().shrink(EXTENTS_MAX);
+            self.index.borrow_mut().shrink(self.extents_max);
             self.fetch_pages(&absent).await?;
         }
     }

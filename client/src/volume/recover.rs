@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use platform::clock::Instant;
+use platform::planted::PlantedBug;
 use proto::journal::{ENTRY_LEN, Entry, HEAD_LEN, Head, decode_head, peek_head, record_kind};
 use proto::meta::{Body, ChunkEntry, refusal};
 use proto::query::{Ask, AskChunks};
@@ -23,6 +24,7 @@ use super::admin::{chunks, named, snapshot_numbered, snapshots, told};
 use super::device::{Found, LEASE_OVER, Volume, VolumeError, carry_out};
 use super::index::{Index, Moment};
 use super::journal::{Ended, Journal, Orders, partition_of};
+use super::pace::Pace;
 use super::snapshots::{read_root, ready};
 use crate::chunk::reader::{ChunkReader, READ_MAX};
 use crate::chunk::shards::Shards;
@@ -34,6 +36,19 @@ const SEAL_PATIENCE: Duration = Duration::from_secs(60);
 const OWNER_PATIENCE: Duration = Duration::from_secs(4);
 /// Chunks asked about, sealed or read at once.
 const AT_ONCE: usize = 16;
+
+/// How a volume is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Names this process: if it owned the volume before, that was before it was started anew.
+    pub owner: &'a str,
+    /// Also from an owner that lives.
+    pub force: bool,
+    /// Above 0: only if nobody has had it since the owner of that epoch.
+    pub only_epoch: u64,
+    /// How the volume is looked after.
+    pub pace: Pace,
+}
 
 impl Volume {
     /// Takes a volume over. `owner` names this process: if it owned the volume before, that was before it
@@ -51,6 +66,22 @@ impl Volume {
         force: bool,
         only_epoch: u64,
     ) -> Result<Volume, VolumeError> {
+        let claim = Claim { owner, force, only_epoch, pace: Pace::default() };
+        Volume::attach_as(meta, shards, reader, name, claim).await
+    }
+
+    /// Takes a volume over, see [`Volume::attach`].
+    ///
+    /// # Errors
+    /// There is none, its owner lives, its chunks cannot be sealed or read.
+    pub async fn attach_as(
+        meta: &MetaClient,
+        shards: &Shards,
+        reader: &ChunkReader,
+        name: &str,
+        claim: Claim<'_>,
+    ) -> Result<Volume, VolumeError> {
+        let Claim { owner, force, only_epoch, pace } = claim;
         let clock = meta.platform().clock().clone();
         let (row, before, since) = become_owner(meta, name, owner, force, only_epoch).await?;
         let orders: Orders = Rc::default();
@@ -65,6 +96,7 @@ impl Volume {
         let sealed_at = clock.now();
         let lens: BTreeMap<u64, u64> = sealed.iter().map(|entry| (entry.chunk, logical_len(entry))).collect();
         reader.learn(sealed);
+        meta.platform().reached("volume journal is sealed");
         let mut index = match &row.base {
             Some(base) if row.root.is_empty() => {
                 let gone = || VolumeError::Damaged(format!("{}, of which it was cloned, is gone", base.name));
@@ -86,7 +118,7 @@ impl Volume {
         }
         let journal = Journal::new(meta, shards, reader, &row, Rc::clone(&orders), Rc::clone(&ended));
         let found = Found { since, index, sequence, order };
-        let volume = Volume::new(meta.clone(), reader.clone(), journal, &row, orders, ended, found);
+        let volume = Volume::new(meta.clone(), reader.clone(), journal, &row, orders, ended, found, pace);
         tracing::info!(volume = name, epoch = row.epoch, chunks = all.len(), sequence, "volume is attached");
         meta.platform().tasks().spawn(Volume::tend(Rc::downgrade(&volume.0))).detach();
         meta.platform().tasks().spawn(Volume::watch(Rc::downgrade(&volume.0))).detach();
@@ -213,9 +245,21 @@ async fn replay(
     moments.dedup();
     let mut moments = moments.into_iter().peekable();
     let freeze = |index: &mut Index, sequence| index.freeze(Moment { sequence, from_order: row.from_order });
+    let mut records: Vec<(u64, (u64, Lying))> = records.into_iter().collect();
+    if reader.platform().planted(PlantedBug::VolumeReplayDisorder) {
+        records.sort_by_key(|(number, (chunk, _))| {
+            (std::cmp::Reverse(wanted.iter().position(|one| one == chunk)), *number)
+        });
+    }
     for (number, (chunk, record)) in records {
+        if reader.platform().planted(PlantedBug::VolumeFreezeLate) {
+            carry_out(index, &record.entries, record.head.moved_from, chunk, record.data_at);
+            (sequence, last) = (number, Some(chunk));
+            continue;
+        }
         while let Some(moment) = moments.next_if(|moment| *moment < number) {
             freeze(index, moment);
+            reader.platform().reached("volume replay goes on behind a snapshot");
         }
         carry_out(index, &record.entries, record.head.moved_from, chunk, record.data_at);
         (sequence, last) = (number, Some(chunk));

@@ -20,6 +20,7 @@ use super::device::{Volume, VolumeError};
 use super::index::{Index, Moment, Piece};
 use super::journal::partition_of;
 use super::mapped::{Change, Mapped, changes};
+use super::pace::Pace;
 use crate::chunk::reader::ChunkReader;
 use crate::chunk::shards::Shards;
 use crate::meta::MetaClient;
@@ -196,7 +197,7 @@ impl Snapshot {
         let row = snapshot_named(meta, &volume, snapshot).await?.ok_or_else(missing)?;
         let row = ready(meta, shards, reader, owner, volume.id, row).await?;
         let index = read_root(reader, &row.root).await?;
-        Ok(Snapshot(Rc::new(Held { row, map: Mapped::new(reader.clone(), index) })))
+        Ok(Snapshot(Rc::new(Held { row, map: Mapped::new(reader.clone(), index, Pace::default().extents_max) })))
     }
 
     /// Bytes.

@@ -3,19 +3,29 @@
 //! that lose data, so that the search is seen to find what it looks for.
 //!
 //! Where the code has the decision as a plain function (`seal::decide`, `Redundancy::seal_is_safe`) the
-//! model calls that one.
+//! model calls that one. Too large to be searched is [`index`], which is run from seeds.
 
+#[cfg(test)]
 mod exactly_once;
+pub mod index;
+#[cfg(test)]
 mod moves;
+#[cfg(test)]
 mod reclaim;
+#[cfg(test)]
 mod seal;
+#[cfg(test)]
 mod seal_law;
+#[cfg(test)]
 mod take_over;
+#[cfg(test)]
 mod torn_or_rot;
 
+#[cfg(test)]
 use std::collections::{BTreeMap, VecDeque};
 
 /// What a search found.
+#[cfg(test)]
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     /// No state is bad; how many there are.
@@ -24,6 +34,7 @@ enum Found {
     Bad(Vec<String>, String),
 }
 
+#[cfg(test)]
 impl Found {
     fn is_safe(&self) -> bool {
         matches!(self, Found::Safe(_))
@@ -35,6 +46,7 @@ impl Found {
 }
 
 /// Searches breadth first from `initial`. `step` tells what can happen next, `bad` what must not be.
+#[cfg(test)]
 fn search<S: Ord + Clone>(
     initial: S,
     step: impl Fn(&S, &mut Vec<(String, S)>),

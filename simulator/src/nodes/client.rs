@@ -16,6 +16,7 @@ use proto::rows::ClusterRow;
 use crate::cluster::{Cluster, Node};
 use crate::journal::Journal;
 use crate::trash::Trasher;
+use crate::volumes::Worker;
 use crate::workload;
 
 /// The layers of a process that stores objects.
@@ -84,6 +85,15 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
     if let Some(mean) = cluster.shape.work.trash.filter(|_| index == 0) {
         let trasher = Trasher::new(cluster.clone(), platform.clone(), layers.objects.clone());
         platform.tasks().spawn(trasher.run(mean)).detach();
+    }
+    if let Some(work) = &cluster.shape.work.volumes {
+        if index < work.owners {
+            platform.tasks().spawn(Worker::new(cluster.clone(), &layers, node.name()).own()).detach();
+        }
+        if index == 0 || index + 1 == cluster.shape.work.clients {
+            let name = format!("people-{}", node.name());
+            platform.tasks().spawn(Worker::new(cluster.clone(), &layers, name).administer()).detach();
+        }
     }
     cluster.serves_objects(index, layers.objects.clone());
     for worker in 0..cluster.shape.work.workers {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostUserInflight, VhostUserMemoryRegion};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 
 use super::disk::Disk;
 use super::guest::{DATA, FAR, Guest, NEAR_LEN, Piece, SIZE, rings, says, takes};

@@ -1,0 +1,27 @@
+//! How often an owner looks after its volume, and how much of the index it keeps in memory.
+
+use std::time::Duration;
+
+/// See the module; the defaults are what real owners go by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// How often it is looked whether something is to be done. Default: a second.
+    pub period: Duration,
+    /// A checkpoint is due when nothing was changed for so long. Default: 3 s.
+    pub idle: Duration,
+    /// One is due also after so many bytes of journal: what recovery reads again. Default: 128 MiB.
+    pub due_bytes: u64,
+    /// Extents of the index that are kept in memory, if no more are in use. Default: 4 Mi, about 100 MiB.
+    pub extents_max: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            period: Duration::from_secs(1),
+            idle: Duration::from_secs(3),
+            due_bytes: 128 << 20,
+            extents_max: 4 << 20,
+        }
+    }
+}
