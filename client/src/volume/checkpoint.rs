@@ -14,7 +14,7 @@ use types::ids::ChunkId;
 use super::admin::{chunks, snapshots, told};
 use super::device::{Volume, VolumeError};
 use super::index::Moment;
-use super::journal::{CHUNK_LEN, RECORD_MAX, Record, note_end, partition_of};
+use super::journal::{Record, note_end, partition_of};
 use super::recover;
 
 /// Chunks that are emptied before a checkpoint gives them back.
@@ -137,7 +137,7 @@ impl Volume {
                 Some((number, None)) => self.0.map.index.borrow_mut().stored(number, None),
                 None => {}
             }
-            if len >= RECORD_MAX / 2 || is_last && !batch.is_empty() {
+            if len >= self.0.journal.record_max() / 2 || is_last && !batch.is_empty() {
                 self.save_batch(std::mem::take(&mut batch)).await?;
                 len = 0;
             }
@@ -170,7 +170,7 @@ impl Volume {
 
     async fn save_root(&self, bytes: &[u8]) -> Result<Vec<ExtentRow>, VolumeError> {
         let (mut root, mut logical) = (Vec::new(), 0);
-        for piece in bytes.chunks(RECORD_MAX) {
+        for piece in bytes.chunks(self.0.journal.record_max()) {
             let len = piece.len() as u64;
             let (chunk, offset) = self.append_index(vec![Buffer::copy_of(piece).freeze()]).await?;
             root.push(ExtentRow { logical, chunk, offset, len });
@@ -231,7 +231,7 @@ impl Volume {
                     if piece.at != Some((chunk, at + (piece.start - start))) {
                         continue;
                     }
-                    if bytes + piece.len > RECORD_MAX as u64 || pieces.len() == ENTRIES_MAX {
+                    if bytes + piece.len > self.0.journal.record_max() as u64 || pieces.len() == ENTRIES_MAX {
                         self.copy_out(chunk, std::mem::take(&mut pieces)).await?;
                         bytes = 0;
                     }
@@ -282,11 +282,12 @@ impl Volume {
             .filter(|(live, _)| *live > 0)
             .collect();
         let alive: u64 = full.iter().map(|(live, _)| live).sum();
-        let held = full.len() as u64 * CHUNK_LEN;
+        let chunk_len = self.0.pace.chunk_len;
+        let held = full.len() as u64 * chunk_len;
         let (live, chunk) = full.into_iter().min()?;
         let (held_max, live_max) = match self.0.journal.is_striped() {
-            false => (2 * alive, CHUNK_LEN / 2),
-            true => (alive + alive / 4, CHUNK_LEN - CHUNK_LEN / 8),
+            false => (2 * alive, chunk_len / 2),
+            true => (alive + alive / 4, chunk_len - chunk_len / 8),
         };
         (held > held_max && live < live_max).then_some(chunk)
     }

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::counts::Counts;
 use super::index::{Index, Piece};
-use super::journal::{Ended, Journal, Orders, RECORD_MAX, Record};
+use super::journal::{Ended, Journal, Orders, Record};
 use super::mapped::Mapped;
 use super::pace::Pace;
 use super::qos::Limiter;
@@ -155,6 +155,8 @@ pub(super) struct Inner {
     confirmed: Cell<Instant>,
     pub changed: Cell<Instant>,
     pub saving: tokio::sync::Mutex<()>,
+    /// Snapshots are told to the metaservers in the order of their moments.
+    pub telling: tokio::sync::Mutex<()>,
     /// The record up to which the row's index goes; `u64::MAX`: a clone that has none of its own.
     pub saved: Cell<u64>,
     /// Chunks that a checkpoint is dropping, or has dropped or not.
@@ -218,6 +220,7 @@ impl Volume {
             confirmed: Cell::new(found.since),
             changed: Cell::new(now),
             saving: tokio::sync::Mutex::new(()),
+            telling: tokio::sync::Mutex::new(()),
             saved: Cell::new(if row.base.is_some() && row.root.is_empty() { u64::MAX } else { row.sequence }),
             dropping: RefCell::default(),
             taking: RefCell::default(),
@@ -265,7 +268,7 @@ impl Volume {
         let mut waits = Vec::new();
         let mut at = 0;
         while at < data.len() {
-            let len = (data.len() - at).min(RECORD_MAX);
+            let len = (data.len() - at).min(self.0.journal.record_max());
             let entry = Entry { kind: EntryKind::Write, start: start + at as u64, len: len as u32 };
             waits.push(self.enter(entry, data.slice(at..at + len)).await?);
             at += len;
@@ -386,7 +389,9 @@ impl Volume {
         let mut queue = self.0.queue.borrow_mut();
         let (mut changes, mut bytes) = (Vec::new(), 0);
         while let Some(next) = queue.front() {
-            if !changes.is_empty() && bytes + next.data.len() > RECORD_MAX || changes.len() == ENTRIES_MAX {
+            if !changes.is_empty() && bytes + next.data.len() > self.0.journal.record_max()
+                || changes.len() == ENTRIES_MAX
+            {
                 break;
             }
             bytes += next.data.len();

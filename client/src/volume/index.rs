@@ -252,7 +252,7 @@ impl Index {
         self.page_bytes.keys().chain(live.keys()).all(|chunk| is_own(*chunk))
     }
 
-    /// The pages of a range stay here until [`Index::unpin`]. They must be here.
+    /// The pages of a range stay here until [`Index::unpin`], once they are.
     pub fn pin(&mut self, start: u64, len: u64) {
         for (number, ..) in parts(start, len) {
             *self.pins.entry(number).or_insert(0) += 1;

@@ -20,11 +20,8 @@ use crate::chunk::shards::Shards;
 use crate::chunk::writer::{ChunkWriter, Claim, WriteError};
 use crate::meta::{MetaClient, MetaError};
 
-/// Bytes of data of one record.
-pub(super) const RECORD_MAX: usize = 512 << 10;
-
-/// What a chunk of a journal takes, bytes: little enough to be copied out of, enough for few grants.
-pub const CHUNK_LEN: u64 = 64 << 20;
+/// Bytes of data of one record at most.
+const RECORD_MAX: usize = 512 << 10;
 
 /// Which chunk is where in the journal.
 pub(super) type Orders = Rc<RefCell<BTreeMap<u64, u64>>>;
@@ -38,6 +35,7 @@ pub(super) struct Journal {
     filling: Filling,
     volume: u64,
     epoch: u64,
+    record_max: usize,
     /// Bytes appended since it was asked last.
     appended: Cell<u64>,
     pub counts: Cell<Counts>,
@@ -56,6 +54,7 @@ impl Journal {
         row: &VolumeRow,
         orders: Orders,
         ended: Ended,
+        chunk_len: u64,
     ) -> Journal {
         let (volume, epoch, partition) = (row.id, row.epoch, partition_of(row.id));
         let (taker, learner) = (meta.clone(), reader.clone());
@@ -83,13 +82,15 @@ impl Journal {
             })
         });
         let policy = row.redundancy.policy().unwrap_or(Redundancy::Copies(1));
-        let writer = ChunkWriter::claiming(meta.clone(), shards.clone(), claim, CHUNK_LEN);
+        let record_max = RECORD_MAX.min((chunk_len / 2) as usize);
+        let writer = ChunkWriter::claiming(meta.clone(), shards.clone(), claim, chunk_len);
         Journal {
             writer,
             partition,
             filling: policy.small(),
             volume,
             epoch,
+            record_max,
             appended: Cell::new(0),
             counts: Cell::default(),
         }
@@ -98,6 +99,11 @@ impl Journal {
     /// Whether full chunks become stripes.
     pub(super) fn is_striped(&self) -> bool {
         self.filling.becomes.is_some()
+    }
+
+    /// Bytes of data of one record at most.
+    pub(super) fn record_max(&self) -> usize {
+        self.record_max
     }
 
     /// Appends a record; durable when this returns. Answers where its data begins: chunk and offset.

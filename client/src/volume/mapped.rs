@@ -80,11 +80,17 @@ impl Mapped {
 
     /// Has the pages of a range here; nothing lets them go before this task waits again.
     pub(super) async fn fetch(&self, start: u64, len: u64) -> Result<(), VolumeError> {
+        if self.index.borrow().absent(start, len).is_empty() {
+            return Ok(());
+        }
+        // Else whoever fetches others would let go what has come for this one.
+        let _pin = Pin::new(&self.index, start, len);
         loop {
             let absent = self.index.borrow().absent(start, len);
             if absent.is_empty() {
                 return Ok(());
             }
+            tracing::debug!(?absent, "pages of an index are fetched");
             self.index.borrow_mut().shrink(self.extents_max);
             self.fetch_pages(&absent).await?;
         }
@@ -110,6 +116,26 @@ impl Mapped {
         let page: IndexPage = proto::decode(&bytes).map_err(|error| VolumeError::Damaged(error.to_string()))?;
         let installed = self.index.borrow_mut().install(row, &page);
         installed.map_err(|error| VolumeError::Damaged(error.to_string()))
+    }
+}
+
+/// Keeps the pages of a range here, or lets them stay when they come.
+struct Pin<'a> {
+    index: &'a RefCell<Index>,
+    start: u64,
+    len: u64,
+}
+
+impl Pin<'_> {
+    fn new(index: &RefCell<Index>, start: u64, len: u64) -> Pin<'_> {
+        index.borrow_mut().pin(start, len);
+        Pin { index, start, len }
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.index.borrow_mut().unpin(self.start, self.len);
     }
 }
 

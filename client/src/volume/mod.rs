@@ -36,8 +36,7 @@ pub use admin::{chunks, clone, create, delete, delete_snapshot, list, named, ren
 pub use counts::Counts;
 pub use device::{Volume, VolumeError};
 pub use index::Piece;
-pub use journal::CHUNK_LEN;
 pub use mapped::Change;
-pub use pace::Pace;
+pub use pace::{CHUNK_LEN, Pace};
 pub use recover::Claim;
 pub use snapshots::{Snapshot, roll_back, take_snapshot};

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What a chunk of a real owner's journal takes, bytes.
+pub const CHUNK_LEN: u64 = 64 << 20;
+
 /// See the module; the defaults are what real owners go by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pace {
@@ -13,6 +16,9 @@ pub struct Pace {
     pub due_bytes: u64,
     /// Extents of the index that are kept in memory, if no more are in use. Default: 4 Mi, about 100 MiB.
     pub extents_max: usize,
+    /// What a chunk of the journal takes, if it can: little enough to be copied out of, enough for few grants.
+    /// Default: 64 MiB.
+    pub chunk_len: u64,
 }
 
 impl Default for Pace {
@@ -22,6 +28,7 @@ impl Default for Pace {
             idle: Duration::from_secs(3),
             due_bytes: 128 << 20,
             extents_max: 4 << 20,
+            chunk_len: CHUNK_LEN,
         }
     }
 }

@@ -116,7 +116,7 @@ impl Volume {
         if was_other && waited < LEASE_OVER {
             clock.sleep(LEASE_OVER - waited).await;
         }
-        let journal = Journal::new(meta, shards, reader, &row, Rc::clone(&orders), Rc::clone(&ended));
+        let journal = Journal::new(meta, shards, reader, &row, Rc::clone(&orders), Rc::clone(&ended), pace.chunk_len);
         let found = Found { since, index, sequence, order };
         let volume = Volume::new(meta.clone(), reader.clone(), journal, &row, orders, ended, found, pace);
         tracing::info!(volume = name, epoch = row.epoch, chunks = all.len(), sequence, "volume is attached");

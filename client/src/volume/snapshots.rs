@@ -38,6 +38,7 @@ impl Volume {
     /// # Errors
     /// There is one of that name, too many, or no leader in time: then it may be there or not.
     pub async fn take_snapshot(&self, name: &str) -> Result<SnapshotRow, VolumeError> {
+        let _one = self.0.telling.lock().await;
         let moment = self.moment();
         {
             let mut index = self.0.map.index.borrow_mut();

@@ -98,6 +98,7 @@ struct Story {
     stored: Stored,
     pages: BTreeMap<(u64, u32), IndexPage>,
     page_chunk: u64,
+    page_offset: u32,
 }
 
 macro_rules! ensure {
@@ -124,6 +125,7 @@ pub fn run(seed: u64) -> Result<(), String> {
         stored,
         pages: BTreeMap::new(),
         page_chunk: PAGES_FROM,
+        page_offset: 0,
     };
     for step in 0..STEPS {
         story.step().map_err(|why| format!("step {step}: {why}"))?;
@@ -231,7 +233,8 @@ impl Story {
                     if self.draw.below(4) == 0 {
                         self.page_chunk += 1;
                     }
-                    let offset = self.pages.len() as u32 * 10;
+                    self.page_offset += 10;
+                    let offset = self.page_offset;
                     let row = PageRow { page: number, chunk: self.page_chunk, offset, len: 10 };
                     self.pages.insert((row.chunk, row.offset), page);
                     self.index.stored(number, Some(row));

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use client::volume::{self, VolumeError};
+use client::volume::{self, Volume, VolumeError};
 use proto::keys::table;
 
 use super::Worker;
@@ -101,11 +101,20 @@ impl Worker {
         volume.detach().await
     }
 
+    async fn take_away(&self, name: &str) -> Result<(), VolumeError> {
+        let Layers { meta, shards, reader, .. } = &self.layers;
+        Volume::attach(meta, shards, reader, name, &self.name, true, 0).await?.detach().await
+    }
+
     /// Deletes everything: nothing may be left of it.
     async fn delete_all(&self) {
         let deleted = self
             .patient(async || {
                 for row in volume::list(&self.layers.meta).await? {
+                    if row.session != 0 {
+                        // Its owner stopped without giving it up.
+                        self.take_away(&row.name).await?;
+                    }
                     volume::delete(&self.layers.meta, &row.name).await?;
                 }
                 Ok(())

@@ -65,6 +65,8 @@ impl VolumeWork {
                 idle: draw.millis(100, 3000),
                 due_bytes: draw.between(32 << 10, 1 << 20),
                 extents_max: *draw.pick(&[0, 60, 4 << 20]),
+                // With the last one every chunk is worth copying out, again and again.
+                chunk_len: *draw.pick(&[64 << 10, 128 << 10, 256 << 10, 64 << 20]),
             },
         }
     }

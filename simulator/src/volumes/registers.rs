@@ -121,8 +121,11 @@ pub fn check(initial: u64, ops: &[Op]) -> Verdict {
                     state.used.remove(&index);
                     next.insert(state);
                 }
-                // It never took effect.
-                What::Write(_) if op.end.is_none() => _ = next.insert(state.clone()),
+                // It took effect up to now, or never does.
+                What::Write(value) if op.end.is_none() => {
+                    next.insert(state.write(value, now));
+                    next.insert(state.clone());
+                }
                 What::Write(value) => {
                     next.insert(state.write(value, now));
                     if state.since >= op.start {
@@ -237,6 +240,7 @@ mod tests {
         assert!(!fine(&[put, read(7, 5, 6), read(0, 7, 8)]));
         assert!(!fine(&[put, read(7, 5, 6), write(8, 7, 8), read(7, 9, 10)]));
         assert!(fine(&[lost(7, 3, Some(20)), read(0, 5, 6), read(7, 19, 30)]));
+        assert!(fine(&[lost(7, 3, Some(20)), read(0, 5, 6), read(7, 21, 30)]));
         assert!(!fine(&[lost(7, 3, Some(20)), read(0, 21, 22), read(7, 23, 30)]));
         let acked_late = Op { until: Some(20), ..write(7, 3, 40) };
         assert!(!fine(&[acked_late, read(0, 21, 22)]), "acknowledged, so it was there when the next owner came");
