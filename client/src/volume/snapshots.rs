@@ -83,9 +83,10 @@ impl Volume {
     async fn become_snapshot(&self, name: &str) -> Result<(), VolumeError> {
         self.checkpoint().await?;
         let _one = self.0.saving.lock().await;
-        let Moment { sequence, .. } = self.moment();
-        // No record of an earlier chunk is above that, and later ones go to chunks of the next owner.
-        let from_order = self.0.orders.borrow().values().max().map_or(0, |order| order + 1);
+        let Moment { sequence, from_order } = self.moment();
+        // No record of an earlier chunk is above that, and later ones go to chunks of the next owner. Earlier
+        // chunks may be gone, all of them.
+        let from_order = self.0.orders.borrow().values().map(|order| order + 1).fold(from_order, u64::max);
         let body = RollBack { volume: self.0.id, epoch: self.0.epoch, snapshot: name.to_owned(), sequence, from_order };
         self.0.meta.command(partition_of(self.0.id), Body::RollBack(body)).await.map_err(told)?;
         self.give_up(sequence).await
