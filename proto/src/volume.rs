@@ -78,6 +78,14 @@ pub struct VolumeRow {
     pub parked: bool,
 }
 
+impl VolumeRow {
+    /// What a clone is read by for as long as it has no index of its own. An index may be empty, and its root
+    /// without a byte, once everything was cleared: by then records were written.
+    pub fn base_to_read(&self) -> Option<&Base> {
+        self.base.as_ref().filter(|_| self.root.is_empty() && self.sequence == 0)
+    }
+}
+
 /// A snapshot that a clone was made of.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Base {

@@ -221,7 +221,7 @@ impl Volume {
             changed: Cell::new(now),
             saving: tokio::sync::Mutex::new(()),
             telling: tokio::sync::Mutex::new(()),
-            saved: Cell::new(if row.base.is_some() && row.root.is_empty() { u64::MAX } else { row.sequence }),
+            saved: Cell::new(if row.base_to_read().is_some() { u64::MAX } else { row.sequence }),
             dropping: RefCell::default(),
             taking: RefCell::default(),
             revision: Cell::new(0),

@@ -97,14 +97,14 @@ impl Volume {
         let lens: BTreeMap<u64, u64> = sealed.iter().map(|entry| (entry.chunk, logical_len(entry))).collect();
         reader.learn(sealed);
         meta.platform().reached("volume journal is sealed");
-        let mut index = match &row.base {
-            Some(base) if row.root.is_empty() => {
+        let mut index = match row.base_to_read() {
+            Some(base) => {
                 let gone = || VolumeError::Damaged(format!("{}, of which it was cloned, is gone", base.name));
                 let snapshot = snapshot_numbered(meta, base.volume, base.snapshot).await?.ok_or_else(gone)?;
                 let snapshot = ready(meta, shards, reader, owner, base.volume, snapshot).await?;
                 read_root(reader, &snapshot.root).await?
             }
-            _ => read_root(reader, &row.root).await?,
+            None => read_root(reader, &row.root).await?,
         };
         let unsaved: Vec<SnapshotRow> =
             snapshots(meta, row.id).await?.into_iter().filter(|snapshot| !snapshot.ready).collect();

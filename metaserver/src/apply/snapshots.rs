@@ -127,12 +127,12 @@ pub(super) fn take(txn: &mut Txn<'_>, env: &Env, body: &TakeSnapshot) -> Applied
 /// The index that is kept for a volume, and the bytes that it maps: its own or, of a clone that has none yet,
 /// that of what it was made of.
 fn index_of(txn: &Txn<'_>, row: &VolumeRow) -> Result<Option<(Vec<ExtentRow>, u64)>, Stop> {
-    match &row.base {
-        Some(base) if row.root.is_empty() => {
+    match row.base_to_read() {
+        Some(base) => {
             let snapshot = txn.get::<SnapshotRow>(&keys::snapshot(base.volume, base.snapshot))?;
             Ok(snapshot.filter(|snapshot| snapshot.ready).map(|snapshot| (snapshot.root, snapshot.used)))
         }
-        _ => Ok(Some((row.root.clone(), row.used))),
+        None => Ok(Some((row.root.clone(), row.used))),
     }
 }
 

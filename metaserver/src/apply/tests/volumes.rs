@@ -259,6 +259,28 @@ fn clone_keeps_what_it_was_made_of_when_snapshot_and_volume_are_deleted() {
 }
 
 #[test]
+fn clone_that_was_cleared_does_not_read_as_what_it_was_made_of() {
+    let mut journal = Journal::new();
+    let root = journal.chunk();
+    journal.checkpoint(root, 5, &[]);
+    journal.snapshot("s", 5);
+    let body = CloneVolume { from: "v".into(), snapshot: "s".into(), name: "c".into(), size: 0, redundancy: None };
+    let made = journal.world.command(1, Body::CloneVolume(body)).volume.expect("cloned");
+    assert!(made.base_to_read().is_some());
+    let epoch = journal.world.attach("c", false).number;
+    let taken = |name: &str, sequence| {
+        Body::TakeSnapshot(TakeSnapshot { name: "c".into(), snapshot: name.into(), epoch, sequence })
+    };
+    // A snapshot keeps the base, and the index of a volume that was cleared has a root of no bytes.
+    journal.world.command(1, taken("before", 0));
+    let empty = Checkpoint { volume: made.id, epoch, sequence: 3, is_alone: true, ..Checkpoint::default() };
+    let cleared = journal.world.command(1, Body::Checkpoint(empty)).volume.expect("kept");
+    assert!(cleared.base.is_some() && cleared.base_to_read().is_none(), "{cleared:?}");
+    let after = journal.world.command(1, taken("after", 3)).snapshot.expect("taken");
+    assert!(after.ready && after.root.is_empty(), "{after:?}");
+}
+
+#[test]
 fn volume_is_rolled_back_to_what_its_chunks_still_hold() {
     let mut journal = Journal::new();
     let (data, root) = (journal.chunk(), journal.chunk());
