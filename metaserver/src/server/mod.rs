@@ -318,10 +318,10 @@ impl MetaServer {
         }
         match &mut command.body {
             Some(Body::DrainDisks(body)) => self.can_drain(body)?,
-            Some(Body::SetRedundancy(body)) => self.can_have(body)?,
+            Some(Body::SetRedundancy(body)) => self.can_have(body).await?,
             Some(Body::RaiseLevel(body)) => self.can_raise(body.level).await?,
-            Some(Body::TrashBucket(_)) => self.needs_level(level::TRANSCODE)?,
-            Some(Body::CreateVolume(_)) => self.needs_level(level::VOLUMES)?,
+            Some(Body::TrashBucket(_)) => self.needs_level(level::TRANSCODE).await?,
+            Some(Body::CreateVolume(_)) => self.needs_level(level::VOLUMES).await?,
             Some(Body::AttachVolume(body)) => self.judge_owner(body)?,
             Some(
                 Body::WantSnapshot(_)
@@ -331,7 +331,7 @@ impl MetaServer {
                 | Body::RollBack(_)
                 | Body::SetQos(_)
                 | Body::RenameVolume(_),
-            ) => self.needs_level(level::SNAPSHOTS)?,
+            ) => self.needs_level(level::SNAPSHOTS).await?,
             _ => {}
         }
         let outcome = self.propose(command).await?;
@@ -370,7 +370,11 @@ impl MetaServer {
     }
 
     /// What an older level does not know is not begun in it.
-    pub(crate) fn needs_level(&self, level: u64) -> Result<(), Trouble> {
+    pub(crate) async fn needs_level(&self, level: u64) -> Result<(), Trouble> {
+        if self.level() < level {
+            // Only a leader that has applied everything knows: others are behind, or empty.
+            self.0.replica.read_barrier().await?;
+        }
         let now = self.level();
         if now < level {
             let text = format!("the cluster is at feature level {now} and this needs {level}: bixi cluster finalize");

@@ -247,8 +247,8 @@ impl MetaServer {
     }
 
     /// The disks must be enough for a redundancy.
-    pub(super) fn can_have(&self, body: &SetRedundancy) -> Result<(), Trouble> {
-        self.needs_level(level::TRANSCODE)?;
+    pub(super) async fn can_have(&self, body: &SetRedundancy) -> Result<(), Trouble> {
+        self.needs_level(level::TRANSCODE).await?;
         let Some(policy) = body.redundancy.policy() else { return Ok(()) };
         self.has_heard()?;
         if placement::plan(policy, &self.candidates(&[])?).is_none() {
