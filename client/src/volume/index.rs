@@ -489,7 +489,9 @@ impl Index {
 
     /// Has a page stored anew.
     pub fn touch(&mut self, number: u64) {
-        if self.pages.get(&number).is_some_and(|page| page.extents.is_some()) {
+        // One that waits for its moment is: a later moment must not have it too.
+        let waits = self.frozen.iter().any(|frozen| frozen.left.contains(&number));
+        if !waits && self.pages.get(&number).is_some_and(|page| page.extents.is_some()) {
             self.dirty.insert(number);
         }
     }
@@ -693,6 +695,18 @@ mod tests {
         index.thaw();
         index.shrink(0);
         assert_eq!(index.absent(0, 10).len(), 1, "now it may go");
+    }
+
+    #[test]
+    fn page_touched_between_two_moments_is_stored_as_it_was_at_the_first() {
+        let mut index = Index::default();
+        index.set(0, 10, 1, 0);
+        index.freeze(Moment { sequence: 1, from_order: 0 });
+        index.touch(0);
+        index.freeze(Moment { sequence: 2, from_order: 0 });
+        index.set(0, 10, 2, 0);
+        let (_, page) = index.next_page().expect("page");
+        assert_eq!(page.expect("not empty").chunks, [1]);
     }
 
     #[test]
