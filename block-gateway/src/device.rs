@@ -49,7 +49,8 @@ pub struct Since {
     pub is_changed: bool,
 }
 
-pub(crate) type Answer<'a, T> = LocalBoxFuture<'a, Result<T, VolumeError>>;
+/// What a device answers some time.
+pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, VolumeError>>;
 
 /// A block device. Every change is durable when it is answered, so a flush only says whether the device
 /// still is this process's.

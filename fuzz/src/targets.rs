@@ -6,6 +6,8 @@ pub mod images;
 
 pub mod messages;
 
+pub mod nbd;
+
 pub mod records;
 
 pub mod s3_bodies;
@@ -14,6 +16,8 @@ mod s3_forms;
 pub mod s3_requests;
 
 pub mod secrets;
+
+pub mod volumes;
 
 pub mod words;
 
@@ -41,6 +45,9 @@ pub fn all() -> Vec<Target> {
         target("sigv4", "signed, changed and mangled requests", s3_requests::sigv4),
         target("post-form", "forms of browsers and their policies, in any pieces", s3_forms::forms),
         target("aws-chunked", "signed and unsigned chunked bodies in any pieces", s3_bodies::chunked),
+        target("nbd", "sessions of clients, well meant and damaged", nbd::session),
+        target("journal", "records of volumes", volumes::journal),
+        target("volume-index", "roots and pages of volumes' indexes", volumes::index),
         target("image", "qcow2 images written, made up, damaged", images::image),
         target("xml", "documents written, read, damaged", s3_bodies::xml),
     ]

@@ -3,6 +3,7 @@
 //! Every length is looked at before anything is taken for it; what is not known is refused and the
 //! session lives on.
 
+use std::any::Any;
 use std::io;
 use std::rc::Rc;
 
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::wire::{self, Headers, export_flag, handshake, info, option, rep};
 use crate::device::Device;
-use crate::registry::{Lease, Registry};
+use crate::exports::{Export, Exports};
 
 /// What is stored and what is not.
 pub(super) const ALLOCATION: &str = "base:allocation";
@@ -29,12 +30,12 @@ pub(super) struct Agreed {
     /// What was asked for: a context's number is its place here, from 1 on.
     pub contexts: Vec<String>,
     /// Keeps the volume attached.
-    pub lease: Lease,
+    pub lease: Box<dyn Any>,
 }
 
 struct Session<'a, S> {
     stream: &'a mut S,
-    registry: &'a Registry,
+    exports: &'a dyn Exports,
     only: Option<&'a str>,
     headers: Headers,
     no_zeroes: bool,
@@ -45,7 +46,7 @@ struct Session<'a, S> {
 
 /// Runs the handshake; `None`: the client has ended the session, or broken the protocol.
 /// With `only`, that export is the only one, and the one meant by an empty name.
-pub(super) async fn run<S>(stream: &mut S, registry: &Registry, only: Option<&str>) -> io::Result<Option<Agreed>>
+pub(super) async fn run<S>(stream: &mut S, exports: &dyn Exports, only: Option<&str>) -> io::Result<Option<Agreed>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -61,7 +62,7 @@ where
     }
     let mut session = Session {
         stream,
-        registry,
+        exports,
         only,
         headers: Headers::Simple,
         no_zeroes: flags & u32::from(handshake::NO_ZEROES) != 0,
@@ -129,7 +130,7 @@ where
         }
         let names = match self.only {
             Some(only) => Ok(vec![only.to_owned()]),
-            None => self.registry.names().await,
+            None => self.exports.names().await,
         };
         let names = match names {
             Ok(names) => names,
@@ -181,7 +182,7 @@ where
             Ok(name) => name,
             Err(error) => return self.answer(option, refusal(&error), error.to_string().as_bytes()).await,
         };
-        if let Err(error) = self.registry.size_of(&name).await {
+        if let Err(error) = self.exports.size_of(&name).await {
             return self.answer(option, refusal(&error), error.to_string().as_bytes()).await;
         }
         let is_listing = option == option::LIST_META_CONTEXT;
@@ -189,7 +190,7 @@ where
         let mut there = vec![ALLOCATION.to_owned()];
         if asks("bixi:") || is_listing && queries.is_empty() {
             let most = if is_listing { SNAPSHOTS_MAX } else { usize::MAX };
-            match self.registry.snapshots_of(&name, most).await {
+            match self.exports.snapshots_of(&name, most).await {
                 Ok(names) => there.extend(names.iter().map(|snapshot| format!("{CHANGED_SINCE}{snapshot}"))),
                 Err(error) => return self.answer(option, refusal(&error), error.to_string().as_bytes()).await,
             }
@@ -239,10 +240,10 @@ where
         flags
     }
 
-    fn agreed(&mut self, name: &str, lease: Lease) -> Agreed {
+    fn agreed(&mut self, name: &str, export: Export) -> Agreed {
         let is_of_it = self.contexts_of.as_deref() == Some(name);
         let contexts = if is_of_it { std::mem::take(&mut self.contexts) } else { Vec::new() };
-        Agreed { device: lease.device(), headers: self.headers, contexts, lease }
+        Agreed { device: export.device, headers: self.headers, contexts, lease: export.lease }
     }
 
     /// INFO, and GO, which ends the handshake if the export can be had.
@@ -263,10 +264,10 @@ where
             }
         };
         let had = match option {
-            option::GO => self.registry.open(&name).await.map(|lease| (lease.device().size(), Some(lease))),
-            _ => self.registry.size_of(&name).await.map(|size| (size, None)),
+            option::GO => self.exports.open(&name).await.map(|export| (export.device.size(), Some(export))),
+            _ => self.exports.size_of(&name).await.map(|size| (size, None)),
         };
-        let (size, lease) = match had {
+        let (size, export) = match had {
             Ok(had) => had,
             Err(error) => {
                 self.answer(option, refusal(&error), error.to_string().as_bytes()).await?;
@@ -279,12 +280,12 @@ where
         }
         let sizes = [wire::BLOCK_MIN, wire::BLOCK_BEST, wire::PAYLOAD_MAX as u32].map(u32::to_be_bytes).concat();
         self.answer(option, rep::INFO, &[&info::BLOCK_SIZE.to_be_bytes()[..], &sizes].concat()).await?;
-        let export =
+        let told =
             [&info::EXPORT.to_be_bytes()[..], &size.to_be_bytes(), &self.flags(is_read_only(&name)).to_be_bytes()]
                 .concat();
-        self.answer(option, rep::INFO, &export).await?;
+        self.answer(option, rep::INFO, &told).await?;
         self.answer(option, rep::ACK, &[]).await?;
-        Ok(lease.map(|lease| self.agreed(&name, lease)))
+        Ok(export.map(|export| self.agreed(&name, export)))
     }
 
     /// The oldest way in: it cannot be refused but by hanging up.
@@ -292,21 +293,21 @@ where
         let Ok(name) = std::str::from_utf8(data) else { return Ok(None) };
         let Ok(name) = self.meant(name.to_owned()) else { return Ok(None) };
         let name = name.as_str();
-        let lease = match self.registry.open(name).await {
-            Ok(lease) => lease,
+        let export = match self.exports.open(name).await {
+            Ok(export) => export,
             Err(error) => {
                 tracing::info!(export = name, %error, "a client was turned away");
                 return Ok(None);
             }
         };
-        let mut reply = lease.device().size().to_be_bytes().to_vec();
+        let mut reply = export.device.size().to_be_bytes().to_vec();
         reply.extend_from_slice(&self.flags(is_read_only(name)).to_be_bytes());
         if !self.no_zeroes {
             reply.extend_from_slice(&[0; 124]);
         }
         self.stream.write_all(&reply).await?;
         self.stream.flush().await?;
-        Ok(Some(self.agreed(name, lease)))
+        Ok(Some(self.agreed(name, export)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Accepts clients.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use platform::net::Listener;
 use tokio::sync::Semaphore;
 
 use super::{handshake, transmission};
+use crate::exports::Exports;
 use crate::registry::Registry;
 
 /// How long a client may take to agree.
@@ -29,7 +31,7 @@ pub async fn serve_one(platform: Platform, listener: Listener, registry: Registr
 async fn accept(platform: Platform, listener: Listener, registry: Registry, only: Option<String>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let mut stream = match listener.accept().await {
+        let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a client could not be accepted");
@@ -44,17 +46,27 @@ async fn accept(platform: Platform, listener: Listener, registry: Registry, only
         let (inner, registry, only) = (platform.clone(), registry.clone(), only.clone());
         platform.tasks().spawn(async move {
             let peer = stream.peer_addr();
-            let agreeing = handshake::run(&mut stream, &registry, only.as_deref());
-            let ended = match inner.clock().timeout(HANDSHAKE, agreeing).await {
-                Ok(Ok(Some(agreed))) => transmission::run(&inner, stream, agreed).await,
-                Ok(Ok(None)) => Ok(()),
-                Ok(Err(error)) => Err(error),
-                Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "no agreement in a minute")),
-            };
-            if let Err(error) = ended {
+            if let Err(error) = session(&inner, stream, &registry, only.as_deref()).await {
                 tracing::debug!(peer, %error, "a connection ended");
             }
             drop(place);
         });
+    }
+}
+
+/// One client's session, from its first byte to its last. With `only`, that export is the only one.
+///
+/// # Errors
+/// The connection is broken, or the client breaks the protocol.
+pub async fn session<S>(platform: &Platform, mut stream: S, exports: &dyn Exports, only: Option<&str>) -> io::Result<()>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+{
+    let agreeing = handshake::run(&mut stream, exports, only);
+    match platform.clock().timeout(HANDSHAKE, agreeing).await {
+        Ok(Ok(Some(agreed))) => transmission::run(platform, stream, agreed).await,
+        Ok(Ok(None)) => Ok(()),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no agreement in a minute")),
     }
 }
