@@ -70,3 +70,136 @@ where
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no agreement in a minute")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use client::volume::VolumeError;
+    use platform::net::pair;
+    use platform::sim::{SimOptions, Simulation};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::session;
+    use crate::device::{Answer, Device, Run};
+    use crate::exports::{Export, Exports};
+    use crate::nbd::wire::{OPTION, PAYLOAD_MAX, cmd, option};
+
+    /// Zeroes; it counts what was read of it.
+    #[derive(Default)]
+    struct Zeroes {
+        reads: Cell<usize>,
+    }
+
+    impl Device for Zeroes {
+        fn size(&self) -> u64 {
+            PAYLOAD_MAX
+        }
+
+        fn read(&self, _start: u64, len: u64) -> Answer<'_, Bytes> {
+            self.reads.set(self.reads.get() + 1);
+            Box::pin(std::future::ready(Ok(Bytes::from(vec![0; len as usize]))))
+        }
+
+        fn write(&self, _start: u64, _data: Bytes) -> Answer<'_, ()> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn clear(&self, _start: u64, _len: u64) -> Answer<'_, ()> {
+            Box::pin(std::future::ready(Ok(())))
+        }
+
+        fn flush(&self) -> Result<(), VolumeError> {
+            Ok(())
+        }
+
+        fn status(&self, _start: u64, len: u64) -> Answer<'_, Vec<Run>> {
+            Box::pin(std::future::ready(Ok(vec![Run { len, is_hole: false }])))
+        }
+    }
+
+    struct One(Rc<Zeroes>);
+
+    impl Exports for One {
+        fn names(&self) -> Answer<'_, Vec<String>> {
+            Box::pin(std::future::ready(Ok(vec!["disk".into()])))
+        }
+
+        fn size_of<'a>(&'a self, _name: &'a str) -> Answer<'a, u64> {
+            Box::pin(std::future::ready(Ok(PAYLOAD_MAX)))
+        }
+
+        fn snapshots_of<'a>(&'a self, _name: &'a str, _most: usize) -> Answer<'a, Vec<String>> {
+            Box::pin(std::future::ready(Ok(Vec::new())))
+        }
+
+        fn open<'a>(&'a self, _name: &'a str) -> Answer<'a, Export> {
+            let export = Export { device: Rc::clone(&self.0) as Rc<dyn Device>, lease: Box::new(()) };
+            Box::pin(std::future::ready(Ok(export)))
+        }
+    }
+
+    /// What a client sends that takes the oldest way in, asks for `count` reads of all there is, and ends.
+    fn reads(count: u64) -> Vec<u8> {
+        let mut bytes = 3u32.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&OPTION.to_be_bytes());
+        bytes.extend_from_slice(&[option::EXPORT_NAME, 4].map(u32::to_be_bytes).concat());
+        bytes.extend_from_slice(b"disk");
+        for cookie in 0..count {
+            bytes.extend_from_slice(&0x2560_9513u32.to_be_bytes());
+            bytes.extend_from_slice(&u32::from(cmd::READ).to_be_bytes());
+            bytes.extend_from_slice(&[cookie, 0].map(u64::to_be_bytes).concat());
+            bytes.extend_from_slice(&(PAYLOAD_MAX as u32).to_be_bytes());
+        }
+        bytes
+    }
+
+    const HELLO: u64 = 18 + 10;
+
+    #[test]
+    fn a_client_that_reads_no_replies_is_read_no_more_requests() {
+        let simulation = Simulation::new(1, SimOptions::default());
+        let platform = simulation.platform();
+        let told = simulation.run(
+            async move {
+                let (mut ours, theirs) = pair(&platform);
+                let disk = Rc::new(Zeroes::default());
+                let (inner, exports) = (platform.clone(), One(Rc::clone(&disk)));
+                let served = platform.tasks().spawn(async move { session(&inner, theirs, &exports, None).await });
+                ours.write_all(&reads(10)).await.unwrap();
+                platform.clock().sleep(Duration::from_secs(30)).await;
+                let before = disk.reads.get();
+                ours.shutdown().await.unwrap();
+                let mut out = Vec::new();
+                ours.read_to_end(&mut out).await.unwrap();
+                served.await.unwrap().unwrap();
+                (before, disk.reads.get(), out.len() as u64)
+            },
+            Duration::from_secs(3600),
+        );
+        assert_eq!(told.unwrap(), (2, 10, HELLO + 10 * (16 + PAYLOAD_MAX)));
+    }
+
+    #[test]
+    fn a_client_that_has_ended_is_not_waited_for_without_end() {
+        let simulation = Simulation::new(1, SimOptions::default());
+        let platform = simulation.platform();
+        let ended = simulation.run(
+            async move {
+                let (mut ours, theirs) = pair(&platform);
+                let (inner, exports) = (platform.clone(), One(Rc::default()));
+                let served = platform.tasks().spawn(async move { session(&inner, theirs, &exports, None).await });
+                ours.write_all(&reads(1)).await.unwrap();
+                ours.shutdown().await.unwrap();
+                let ended = served.await.unwrap();
+                drop(ours);
+                ended.map_err(|error| error.kind())
+            },
+            Duration::from_secs(3600),
+        );
+        assert_eq!(ended.unwrap(), Err(std::io::ErrorKind::TimedOut));
+    }
+}

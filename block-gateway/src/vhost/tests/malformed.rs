@@ -166,6 +166,7 @@ fn half_a_message_and_answers_that_nobody_reads_hold_the_socket_for_seconds() {
     let disk = Disk::new(1 << 20);
     let machine = Machine::start(&disk);
     let get_features = [1u32, 1, 0].map(u32::to_ne_bytes).concat();
+    #[expect(clippy::disallowed_methods, reason = "a frontend by hand")]
     let connect = || {
         let connection = UnixStream::connect(machine.path()).unwrap();
         connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
