@@ -38,7 +38,7 @@ impl Disk {
     /// Runs of whole blocks, of two kinds.
     fn runs(&self, start: u64, len: u64, is_other: impl Fn(u64) -> bool) -> Vec<(u64, bool)> {
         let (mut runs, mut at, end): (Vec<(u64, bool)>, u64, u64) = (Vec::new(), start, start + len);
-        drop(self.part(start, len));
+        let _inside = self.part(start, len);
         while at < end {
             let upto = (at / BLOCK * BLOCK + BLOCK).min(end);
             let other = is_other(at / BLOCK);
@@ -191,7 +191,7 @@ fn talk(input: &mut Input, bytes: Vec<u8>) -> Vec<u8> {
 
 fn script(input: &mut Input) -> Script {
     let mut script = Script { headers: Some(Headers::Simple), ..Script::default() };
-    let flags = if input.once_in(10) { input.number() as u32 } else { 1 | 2 * input.below(2) as u32 };
+    let flags = if input.once_in(10) { input.number() as u32 } else { 1 + 2 * input.below(2) as u32 };
     script.no_zeroes = flags & 2 != 0;
     script.bytes.extend_from_slice(&flags.to_be_bytes());
     for _ in 0..input.below(6) {
