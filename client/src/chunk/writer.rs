@@ -134,8 +134,9 @@ struct Line {
     granted: Notify,
     failure: RefCell<Option<(u64, MetaError)>>,
     grants: Cell<u64>,
-    /// When the present chunk was begun.
+    /// Since when its pace is measured, and the bytes appended since then.
     begun: Cell<Option<Instant>>,
+    bytes: Cell<u64>,
     /// How many chunks are to be ahead.
     pace: Cell<usize>,
     /// No chunks are asked for ahead of need before that.
@@ -143,13 +144,20 @@ struct Line {
 }
 
 impl Line {
-    /// Another chunk is begun: the time that the last one took says how many are to be ahead.
-    fn begin(&self, now: Instant) {
-        if let Some(begun) = self.begun.replace(Some(now)) {
+    /// Another chunk of `capacity` bytes is begun: the time that the last ones took says how many are to be ahead.
+    fn begin(&self, now: Instant, capacity: u64) {
+        let bytes = self.bytes.get();
+        if let Some(begun) = self.begun.get() {
+            // Given up, not filled: that says nothing.
+            if bytes < capacity / 2 {
+                return;
+            }
             let took = now.saturating_since(begun).max(Duration::from_millis(1));
-            let chunks = AHEAD.as_nanos().div_ceil(took.as_nanos());
+            let chunks = (AHEAD.as_nanos() * u128::from(bytes)).div_ceil(took.as_nanos() * u128::from(capacity));
             self.pace.set(usize::try_from(chunks).unwrap_or(AHEAD_MAX).clamp(1, AHEAD_MAX));
         }
+        self.begun.set(Some(now));
+        self.bytes.set(0);
     }
 }
 
@@ -263,6 +271,7 @@ impl ChunkWriter {
             // Room may have gone while columns were made (no await lies between, but be sure).
             assert!(offset + data.len() as u64 <= open.capacity, "append beyond the chunk's capacity");
             open.used.set(offset + data.len() as u64);
+            line.bytes.set(line.bytes.get() + data.len() as u64);
             let shard_offset = offset / policy.needed() as u64;
             let Failed { why, is_sealed } = match self.append_all(&open, shard_offset, payloads).await {
                 Ok(()) => {
@@ -350,6 +359,7 @@ impl ChunkWriter {
                 failure: RefCell::new(None),
                 grants: Cell::new(0),
                 begun: Cell::new(None),
+                bytes: Cell::new(0),
                 pace: Cell::new(1),
                 rests_until: Cell::new(None),
             })
@@ -390,7 +400,7 @@ impl ChunkWriter {
                         return Err(WriteError::Unavailable(text));
                     }
                     if usable(&next) {
-                        line.begin(self.platform().clock().now());
+                        line.begin(self.platform().clock().now(), next.capacity);
                         *current = Some(Rc::clone(&next));
                         break;
                     }

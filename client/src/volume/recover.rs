@@ -34,8 +34,10 @@ use crate::meta::{MetaClient, MetaError};
 const SEAL_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a silent owner is waited for before the volume is busy.
 const OWNER_PATIENCE: Duration = Duration::from_secs(4);
-/// Chunks asked about, sealed or read at once.
-const AT_ONCE: usize = 16;
+/// Pages read at once.
+const PAGES_AT_ONCE: usize = 32;
+/// Chunks sealed at once: a shard that does not answer costs the same time for all of them.
+const SEALS_AT_ONCE: usize = 128;
 
 /// How a volume is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +167,7 @@ async fn become_owner(
 /// Seals the chunks that are open and answers all as they are.
 async fn seal_all(meta: &MetaClient, wanted: &[u64]) -> Result<Vec<ChunkEntry>, VolumeError> {
     let mut all = Vec::new();
-    for some in wanted.chunks(AT_ONCE) {
+    for some in wanted.chunks(SEALS_AT_ONCE) {
         let view = meta.query(Ask::Chunks(AskChunks { chunks: some.to_vec() })).await.map_err(told)?;
         all.extend(try_join_all(view.chunks.into_iter().map(|entry| seal(meta, entry))).await?);
     }
@@ -230,7 +232,7 @@ async fn replay(
         }
     }
     let absent: Vec<PageRow> = absent.into_values().collect();
-    for some in absent.chunks(AT_ONCE * 2) {
+    for some in absent.chunks(PAGES_AT_ONCE) {
         let pages = try_join_all(some.iter().map(|row| async move {
             let bytes = reader.read_once(ChunkId(row.chunk), row.offset.into(), row.len.max(1).into()).await;
             let bytes = bytes.map_err(|error| VolumeError::Unavailable(error.to_string()))?;
