@@ -311,9 +311,10 @@ impl Volume {
 
     /// Gives the volume up as it is kept. `sequence`: the last record there is.
     pub(super) async fn give_up(&self, sequence: u64) -> Result<(), VolumeError> {
+        // Before it is known: who comes next does not wait until reads here end.
+        self.end("it was detached".into());
         let body = Body::DetachVolume(DetachVolume { volume: self.0.id, epoch: self.0.epoch, sequence });
         self.0.meta.command(partition_of(self.0.id), body).await.map_err(told)?;
-        self.end("it was detached".into());
         Ok(())
     }
 }

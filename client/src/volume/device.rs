@@ -39,6 +39,8 @@ pub(super) const LEASE: Duration = Duration::from_secs(1);
 pub(super) const LEASE_OVER: Duration = Duration::from_millis(1250);
 /// Bytes that one entry clears at most.
 const CLEAR_MAX: u64 = 1 << 30;
+/// Entries of one clearing that wait at once.
+const CLEARS_MAX: usize = 64;
 
 /// Why a volume did not do what it was asked.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -289,6 +291,10 @@ impl Volume {
             let entry = Entry { kind: EntryKind::Clear, start: at, len: part as u32 };
             waits.push(self.enter(entry, Bytes::new()).await?);
             at += part;
+            // The largest volumes would fill the memory with what waits.
+            if waits.len() == CLEARS_MAX {
+                all(std::mem::take(&mut waits)).await?;
+            }
         }
         all(waits).await
     }
