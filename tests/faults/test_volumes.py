@@ -1,7 +1,7 @@
 """Volumes when processes and machines fail: an owner is paused and another takes over, a node dies, the metaservers'
 leader dies, all metaservers are gone for a while, the power goes. Rows 2, 13, 17 and 18 of the promises.
 
-BIXI_TEST_TAKE_OVERS, BIXI_TEST_KILLS, BIXI_TEST_CUTS: how often (default 2, 1 and 5); BIXI_TEST_OUTAGE: seconds
+BIXI_TEST_TAKE_OVERS, BIXI_TEST_KILLS, BIXI_TEST_CUTS: how often (default 1, 1 and 5); BIXI_TEST_OUTAGE: seconds
 without metaservers (default 12), BIXI_TEST_PACE: MiB/s of writes meanwhile (default 30, at most 100);
 BIXI_TEST_SEED, BIXI_TEST_FS as in test_power_cut.py.
 """
@@ -17,18 +17,18 @@ import pytest
 
 import devices
 import power_cut
-from harness import Cluster, Server, free_port, program, wait_for
+from harness import Cluster, Server, free_port, program, variants, wait_for
 from nbd import EXTENDED, Nbd, NbdError
 from volumes import BLOCK, MIB, Attached, DevDoor, Load, Nodes, Notes, content, whole
 
-TAKE_OVERS = int(os.environ.get("BIXI_TEST_TAKE_OVERS", "2"))
+TAKE_OVERS = int(os.environ.get("BIXI_TEST_TAKE_OVERS", "1"))
 KILLS = int(os.environ.get("BIXI_TEST_KILLS", "1"))
 CUTS = int(os.environ.get("BIXI_TEST_CUTS", "5"))
 OUTAGE = float(os.environ.get("BIXI_TEST_OUTAGE", "12"))
 PACE = float(os.environ.get("BIXI_TEST_PACE", "30"))
 SEED = int(os.environ.get("BIXI_TEST_SEED", "1"))
 KIND = os.environ.get("BIXI_TEST_FS", "ext4")
-SIZE = 64 * MIB
+SIZE = 32 * MIB
 # Blocks beyond those of the load: written by hand.
 BY_HAND = SIZE // BLOCK
 
@@ -150,6 +150,8 @@ def test_take_over_from_an_owner_that_is_paused(tmp_path, under):
             # What the old one does by itself comes within seconds: index, compaction.
             ours = Notes(SIZE)
             ours.settle(at_pause.check_bytes(before))
+            # Nothing that the old one ever wrote.
+            ours.versions = 10 * notes.versions + 1000
             with Load(new.connect, ours) as again:
                 again.run(4.5)
             assert disk.read(BY_HAND * BLOCK, 2 * BLOCK) == content(BY_HAND, 2) + content(BY_HAND + 1, 2)
@@ -177,12 +179,12 @@ def test_a_node_dies_and_no_client_sees_it(tmp_path, count):
         notes = Notes(SIZE)
         with Load(lambda: owner.connect("disk"), notes) as load:
             for kill in range(KILLS):
-                load.run(3)
+                load.run(2)
                 leader = nodes.leader(owner)
                 victim = next(node for node in nodes.all[1:] if node is not leader)
                 died = time.monotonic()
                 victim.kill()
-                load.run(6)
+                load.run(5)
                 print(f"{count} nodes, {victim.name} died: {load.figures(died)}")
                 assert load.longest[0] < 2.0 and load.stall(died) < 2.0
                 victim.start()
@@ -236,14 +238,14 @@ def test_the_leader_goes_and_nothing_stalls(tmp_path, how):
         notes = Notes(SIZE)
         with Load(dev.attached.connect, notes) as load:
             for _ in range(KILLS):
-                load.run(3)
+                load.run(2)
                 leader = dev.cluster.leader()
                 gone = time.monotonic()
                 if how == "dies":
                     dev.cluster.kill(leader)
                 else:
                     dev.cluster.signal(leader, signal.SIGSTOP)
-                load.run(6)
+                load.run(5)
                 print(f"{leader} {how}: {load.figures(gone)}")
                 assert load.longest[0] < 1.0 and load.stall(gone) < 1.0
                 if how == "dies":
@@ -255,7 +257,7 @@ def test_the_leader_goes_and_nothing_stalls(tmp_path, how):
         dev.check_again(notes)
 
 
-@pytest.mark.parametrize("how", ["are paused", "die"])
+@pytest.mark.parametrize("how", variants(["are paused"], ["die"]))
 def test_all_metaservers_are_gone_and_nothing_stalls(tmp_path, how):
     metas = ("meta-1", "meta-2", "meta-3")
     size = 256 * MIB

@@ -165,9 +165,9 @@ class Load:
     def read(self, disk, first: int, count: int) -> None:
         found = disk.read(first * BLOCK, count * BLOCK)
         for block in range(first, first + count):
-            here, at = found[:BLOCK], self.notes.acked[block]
+            here, allowed = found[:BLOCK], self.notes.allowed(block)
             found = found[BLOCK:]
-            assert here == content(block, at), f"block {block} was read and is not version {at}"
+            assert any(here == content(block, one) for one in allowed), f"block {block} was read and is none of {allowed}"
 
     def ended(self, began: float, count: int) -> None:
         now = time.monotonic()
