@@ -61,18 +61,18 @@ impl Olders {
 pub(crate) struct Attachment {
     means: Rc<Means>,
     name: String,
-    volume: RefCell<Volume>,
-    again: tokio::sync::Mutex<()>,
+    volume: Rc<RefCell<Volume>>,
+    again: Rc<tokio::sync::Mutex<()>>,
     olders: Olders,
     /// Of the times before it was attached again.
-    past: Cell<Counts>,
+    past: Rc<Cell<Counts>>,
 }
 
 impl Attachment {
     pub(crate) async fn new(means: &Rc<Means>, name: &str) -> Result<Attachment, VolumeError> {
-        let volume = RefCell::new(means.attach(name, 0).await?);
+        let volume = Rc::new(RefCell::new(means.attach(name, 0).await?));
         let (means, name) = (Rc::clone(means), name.to_owned());
-        let (again, olders, past) = (tokio::sync::Mutex::default(), Olders::default(), Cell::default());
+        let (again, olders, past) = (Rc::default(), Olders::default(), Rc::default());
         Ok(Attachment { means, name, volume, again, olders, past })
     }
 
@@ -101,27 +101,43 @@ impl Attachment {
         }
     }
 
+    /// In a task of its own: a client that goes in the middle would leave an epoch behind that nobody has.
     async fn have_again(&self, volume: &Volume, why: String) -> Result<(), VolumeError> {
-        let _one = self.again.lock().await;
-        if self.volume.borrow().epoch() != volume.epoch() {
-            return Ok(());
-        }
-        let clock = self.means.meta.platform().clock();
-        let deadline = clock.now() + PATIENCE;
-        loop {
-            match self.means.attach(&self.name, volume.epoch()).await {
-                Ok(again) => {
-                    tracing::info!(volume = %self.name, why, "volume is attached again");
-                    self.past.set(self.past.get() + volume.counts());
-                    *self.volume.borrow_mut() = again;
-                    return Ok(());
-                }
-                Err(error @ (VolumeError::Unavailable(_) | VolumeError::NoSpace(_))) if clock.now() < deadline => {
-                    tracing::debug!(volume = %self.name, %error, "volume is not attached again yet");
-                    clock.sleep(PAUSE).await;
-                }
-                Err(error) => return Err(VolumeError::Fenced(error.to_string())),
+        let (means, name, epoch) = (Rc::clone(&self.means), self.name.clone(), volume.epoch());
+        let (ours, again, past) = (Rc::clone(&self.volume), Rc::clone(&self.again), Rc::clone(&self.past));
+        let task = self.means.meta.platform().tasks().spawn(async move {
+            let _one = again.lock().await;
+            if ours.borrow().epoch() != epoch {
+                return Ok(());
             }
+            let counts = ours.borrow().counts();
+            attach_again(&means, &name, &ours, why).await?;
+            past.set(past.get() + counts);
+            Ok(())
+        });
+        task.await.unwrap_or_else(|_| Err(VolumeError::Unavailable("this process is stopping".into())))
+    }
+}
+
+/// Puts another into the place of a volume that this process has lost.
+async fn attach_again(means: &Means, name: &str, ours: &Rc<RefCell<Volume>>, why: String) -> Result<(), VolumeError> {
+    let clock = means.meta.platform().clock();
+    let deadline = clock.now() + PATIENCE;
+    let epoch = ours.borrow().epoch();
+    loop {
+        match means.attach(name, epoch).await {
+            // Nobody is left who wants it.
+            Ok(again) if Rc::strong_count(ours) == 1 => return again.detach().await,
+            Ok(again) => {
+                tracing::info!(volume = name, why, "volume is attached again");
+                *ours.borrow_mut() = again;
+                return Ok(());
+            }
+            Err(error @ (VolumeError::Unavailable(_) | VolumeError::NoSpace(_))) if clock.now() < deadline => {
+                tracing::debug!(volume = name, %error, "volume is not attached again yet");
+                clock.sleep(PAUSE).await;
+            }
+            Err(error) => return Err(VolumeError::Fenced(error.to_string())),
         }
     }
 }
