@@ -1,7 +1,7 @@
 """Volumes when processes and machines fail: an owner is paused and another takes over, a node dies, the metaservers'
 leader dies, all metaservers are gone for a while, the power goes. Rows 2, 13, 17 and 18 of the promises.
 
-BIXI_TEST_TAKE_OVERS, BIXI_TEST_KILLS, BIXI_TEST_CUTS: how often (default 1, 1 and 5); BIXI_TEST_OUTAGE: seconds
+BIXI_TEST_TAKE_OVERS, BIXI_TEST_KILLS, BIXI_TEST_CUTS: how often (default 1, 1 and 4); BIXI_TEST_OUTAGE: seconds
 without metaservers (default 12), BIXI_TEST_PACE: MiB/s of writes meanwhile (default 30, at most 100);
 BIXI_TEST_SEED, BIXI_TEST_FS as in test_power_cut.py.
 """
@@ -23,7 +23,7 @@ from volumes import BLOCK, MIB, Attached, DevDoor, Load, Nodes, Notes, content, 
 
 TAKE_OVERS = int(os.environ.get("BIXI_TEST_TAKE_OVERS", "1"))
 KILLS = int(os.environ.get("BIXI_TEST_KILLS", "1"))
-CUTS = int(os.environ.get("BIXI_TEST_CUTS", "5"))
+CUTS = int(os.environ.get("BIXI_TEST_CUTS", "4"))
 OUTAGE = float(os.environ.get("BIXI_TEST_OUTAGE", "12"))
 PACE = float(os.environ.get("BIXI_TEST_PACE", "30"))
 SEED = int(os.environ.get("BIXI_TEST_SEED", "1"))
@@ -125,7 +125,7 @@ def test_take_over_from_an_owner_that_is_paused(tmp_path, under):
             load = Load(old.connect, notes, clears=0.2)
             zombie = Zombie(old)
             with load:
-                load.run(4.5 if under == "load" else 1.0)
+                load.run(3 if under == "load" else 1)
                 if under == "reads":
                     load.end()
                 old.signal(signal.SIGSTOP)
@@ -153,7 +153,7 @@ def test_take_over_from_an_owner_that_is_paused(tmp_path, under):
             # Nothing that the old one ever wrote.
             ours.versions = 10 * notes.versions + 1000
             with Load(new.connect, ours) as again:
-                again.run(4.5)
+                again.run(3)
             assert disk.read(BY_HAND * BLOCK, 2 * BLOCK) == content(BY_HAND, 2) + content(BY_HAND + 1, 2)
             ours.check(disk)
             assert new.stop() == 0, new.text()
@@ -184,7 +184,7 @@ def test_a_node_dies_and_no_client_sees_it(tmp_path, count):
                 victim = next(node for node in nodes.all[1:] if node is not leader)
                 died = time.monotonic()
                 victim.kill()
-                load.run(5)
+                load.run(4)
                 print(f"{count} nodes, {victim.name} died: {load.figures(died)}")
                 assert load.longest[0] < 2.0 and load.stall(died) < 2.0
                 victim.start()
@@ -276,7 +276,7 @@ def test_all_metaservers_are_gone_and_nothing_stalls(tmp_path, how):
                     dev.cluster.signal(name, signal.SIGCONT)
                 else:
                     dev.cluster.restart(name)
-            load.run(8)
+            load.run(6)
             print(f"afterwards: {load.figures(gone)}")
             assert load.longest[0] < 1.0
         assert load.errors == []
