@@ -81,8 +81,6 @@ pub struct Index {
     /// Moments at which it was frozen and not stored yet, in order. A page to store is in `left` of at most
     /// one of them: the last one before which it changed.
     frozen: VecDeque<Frozen>,
-    /// Pages that [`Index::next_page`] gave out and that are not stored yet, and how often.
-    storing: BTreeMap<u64, u32>,
     /// Pages that changes under way need here, whether they are there yet or not.
     pins: BTreeMap<u64, u32>,
     /// Extents of the pages that are here.
@@ -190,36 +188,15 @@ impl Index {
     /// to store.
     pub fn next_page(&mut self) -> Option<(u64, Option<IndexPage>)> {
         let frozen = self.frozen.front_mut()?;
-        let next = match frozen.early.pop_first() {
-            Some(early) => early,
-            None => {
-                let number = frozen.left.pop_first()?;
-                (number, self.pages.get(&number).and_then(Page::encoded))
-            }
-        };
-        *self.storing.entry(next.0).or_insert(0) += 1;
-        Some(next)
-    }
-
-    /// A page that was given out is stored, or will be given out again.
-    fn is_back(&mut self, number: u64) {
-        if let Some(count) = self.storing.get_mut(&number) {
-            *count -= 1;
-            if *count == 0 {
-                self.storing.remove(&number);
-            }
+        if let Some(early) = frozen.early.pop_first() {
+            return Some(early);
         }
-    }
-
-    /// Whether a page may be another than the one that is stored.
-    fn is_unsaved(&self, number: u64) -> bool {
-        let in_frozen = |one: &Frozen| one.left.contains(&number) || one.early.contains_key(&number);
-        self.dirty.contains(&number) || self.storing.contains_key(&number) || self.frozen.iter().any(in_frozen)
+        let number = frozen.left.pop_first()?;
+        Some((number, self.pages.get(&number).and_then(Page::encoded)))
     }
 
     /// A page could not be stored: it is the next one again.
     pub fn put_back(&mut self, number: u64, page: IndexPage) {
-        self.is_back(number);
         if let Some(frozen) = self.frozen.front_mut() {
             frozen.early.insert(number, Some(page));
         }
@@ -279,7 +256,7 @@ impl Index {
             let next = self.pages.range(self.hand..).next().or_else(|| self.pages.iter().next());
             let Some(number) = next.map(|(number, _)| *number) else { return };
             self.hand = number + 1;
-            let is_kept = self.is_unsaved(number);
+            let is_kept = self.dirty.contains(&number) || self.frozen.iter().any(|one| one.left.contains(&number));
             let Some(page) = self.pages.get_mut(&number) else { return };
             if is_kept || self.pins.contains_key(&number) || page.stored.is_none() || page.used.replace(false) {
                 continue;
@@ -297,7 +274,8 @@ impl Index {
 
     /// Where a page is stored as it is now.
     pub fn stored_at(&self, number: u64) -> Option<PageRow> {
-        if self.is_unsaved(number) { None } else { self.pages.get(&number)?.stored }
+        let is_changed = self.dirty.contains(&number) || self.frozen.iter().any(|one| one.left.contains(&number));
+        if is_changed { None } else { self.pages.get(&number)?.stored }
     }
 
     /// Pages of the range that must be fetched and [`Index::install`]ed before the range is asked or changed.
@@ -466,15 +444,16 @@ impl Index {
 
     /// A page lies there now, or nowhere if it was empty.
     pub fn stored(&mut self, number: u64, row: Option<PageRow>) {
-        self.is_back(number);
-        let is_unsaved = self.is_unsaved(number);
         let Some(page) = self.pages.get_mut(&number) else { return };
         if let Some(old) = std::mem::replace(&mut page.stored, row) {
             take(&mut self.page_bytes, old.chunk, old.len.into());
         }
         if let Some(new) = row {
             add(&mut self.page_bytes, new.chunk, new.len.into());
-        } else if page.extents.as_ref().is_some_and(Vec::is_empty) && !is_unsaved {
+        } else if page.extents.as_ref().is_some_and(Vec::is_empty)
+            && !self.dirty.contains(&number)
+            && !self.frozen.iter().any(|frozen| frozen.left.contains(&number))
+        {
             self.pages.remove(&number);
         }
     }
@@ -666,35 +645,6 @@ mod tests {
         assert!(index.needs(1), "for the moment that is not stored yet");
         index.thaw();
         assert!(!index.needs(1) && index.needs(9) && !index.is_stored());
-    }
-
-    #[test]
-    fn page_that_is_being_stored_is_not_let_go() {
-        let old = PageRow { page: 0, chunk: 9, offset: 0, len: 4 };
-        let mut index = Index::default();
-        index.set(0, 10, 1, 0);
-        index.freeze(Moment { sequence: 1, from_order: 0 });
-        index.next_page().expect("page");
-        index.stored(0, Some(old));
-        index.thaw();
-        assert_eq!(index.stored_at(0), Some(old));
-        index.set(0, 10, 2, 0);
-        index.freeze(Moment { sequence: 2, from_order: 0 });
-        for _ in 0..2 {
-            let (_, page) = index.next_page().expect("page");
-            index.shrink(0);
-            assert!(index.absent(0, 10).is_empty(), "what is stored is the page before it");
-            assert_eq!(index.stored_at(0), None);
-            // In vain: it waits to be given out again.
-            index.put_back(0, page.expect("not empty"));
-            index.shrink(0);
-            assert!(index.absent(0, 10).is_empty());
-        }
-        index.next_page().expect("page");
-        index.stored(0, Some(PageRow { offset: 4, ..old }));
-        index.thaw();
-        index.shrink(0);
-        assert_eq!(index.absent(0, 10).len(), 1, "now it may go");
     }
 
     #[test]
