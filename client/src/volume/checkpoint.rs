@@ -8,7 +8,7 @@ use platform::buffer::Buffer;
 use proto::journal::{ENTRIES_MAX, Entry, EntryKind, record_kind};
 use proto::meta::Body;
 use proto::rows::ExtentRow;
-use proto::volume::{Checkpoint, DetachVolume, IndexPage, PageRow};
+use proto::volume::{Checkpoint, DetachVolume, PageRow};
 use types::ids::ChunkId;
 
 use super::admin::{chunks, snapshots, told};
@@ -123,7 +123,9 @@ impl Volume {
 
     /// Stores the pages of the first moment that is frozen.
     async fn save_pages(&self) -> Result<(), VolumeError> {
-        let mut batch: Vec<(u64, IndexPage, Bytes)> = Vec::new();
+        // Whoever began this before may have been given up in the middle.
+        self.0.map.index.borrow_mut().put_back();
+        let mut batch: Vec<(u64, Bytes)> = Vec::new();
         let mut len = 0;
         loop {
             let next = self.0.map.index.borrow_mut().next_page();
@@ -132,7 +134,7 @@ impl Volume {
                 Some((number, Some(page))) => {
                     let bytes = Bytes::from(proto::encode(&page));
                     len += bytes.len();
-                    batch.push((number, page, bytes));
+                    batch.push((number, bytes));
                 }
                 Some((number, None)) => self.0.map.index.borrow_mut().stored(number, None),
                 None => {}
@@ -147,12 +149,12 @@ impl Volume {
         }
     }
 
-    async fn save_batch(&self, batch: Vec<(u64, IndexPage, Bytes)>) -> Result<(), VolumeError> {
-        let appended = self.append_index(batch.iter().map(|(_, _, bytes)| bytes.clone()).collect()).await;
+    async fn save_batch(&self, batch: Vec<(u64, Bytes)>) -> Result<(), VolumeError> {
+        let appended = self.append_index(batch.iter().map(|(_, bytes)| bytes.clone()).collect()).await;
         let mut index = self.0.map.index.borrow_mut();
         match appended {
             Ok((chunk, mut offset)) => {
-                for (number, _, bytes) in batch {
+                for (number, bytes) in batch {
                     let len = bytes.len() as u32;
                     index.stored(number, Some(PageRow { page: number, chunk, offset: offset as u32, len }));
                     offset += u64::from(len);
@@ -160,9 +162,7 @@ impl Volume {
                 Ok(())
             }
             Err(error) => {
-                for (number, page, _) in batch {
-                    index.put_back(number, page);
-                }
+                index.put_back();
                 Err(error)
             }
         }
@@ -295,7 +295,8 @@ impl Volume {
     /// Saves the index and gives the volume up.
     ///
     /// # Errors
-    /// The volume stays this process's until another takes it over.
+    /// The volume stays this process's until another takes it over; if it was about to be given up it is served
+    /// no more, and has to be attached again.
     pub async fn detach(&self) -> Result<(), VolumeError> {
         if let Some(ended) = self.ended() {
             return Err(ended);
@@ -311,7 +312,7 @@ impl Volume {
 
     /// Gives the volume up as it is kept. `sequence`: the last record there is.
     pub(super) async fn give_up(&self, sequence: u64) -> Result<(), VolumeError> {
-        // Before it is known: who comes next does not wait until reads here end.
+        // Before anybody knows: the next owner of a volume that was given up waits for no lease.
         self.end("it was detached".into());
         let body = Body::DetachVolume(DetachVolume { volume: self.0.id, epoch: self.0.epoch, sequence });
         self.0.meta.command(partition_of(self.0.id), body).await.map_err(told)?;

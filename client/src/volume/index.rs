@@ -81,6 +81,8 @@ pub struct Index {
     /// Moments at which it was frozen and not stored yet, in order. A page to store is in `left` of at most
     /// one of them: the last one before which it changed.
     frozen: VecDeque<Frozen>,
+    /// Pages of the first moment that are being stored, as they were then: what is stored of them is older.
+    storing: BTreeMap<u64, Option<IndexPage>>,
     /// Pages that changes under way need here, whether they are there yet or not.
     pins: BTreeMap<u64, u32>,
     /// Extents of the pages that are here.
@@ -188,18 +190,28 @@ impl Index {
     /// to store.
     pub fn next_page(&mut self) -> Option<(u64, Option<IndexPage>)> {
         let frozen = self.frozen.front_mut()?;
-        if let Some(early) = frozen.early.pop_first() {
-            return Some(early);
-        }
-        let number = frozen.left.pop_first()?;
-        Some((number, self.pages.get(&number).and_then(Page::encoded)))
+        let (number, page) = match frozen.early.pop_first() {
+            Some(early) => early,
+            None => {
+                let number = frozen.left.pop_first()?;
+                (number, self.pages.get(&number).and_then(Page::encoded))
+            }
+        };
+        self.storing.insert(number, page.clone());
+        Some((number, page))
     }
 
-    /// A page could not be stored: it is the next one again.
-    pub fn put_back(&mut self, number: u64, page: IndexPage) {
+    /// Pages that were to be stored and are not, because that failed or was given up, are the next ones again.
+    pub fn put_back(&mut self) {
         if let Some(frozen) = self.frozen.front_mut() {
-            frozen.early.insert(number, Some(page));
+            frozen.early.append(&mut self.storing);
         }
+    }
+
+    /// Whether a page is not stored as it is.
+    fn waits(&self, number: u64) -> bool {
+        let is_of = |frozen: &Frozen| frozen.left.contains(&number) || frozen.early.contains_key(&number);
+        self.dirty.contains(&number) || self.storing.contains_key(&number) || self.frozen.iter().any(is_of)
     }
 
     /// The root of the index as it was at the first moment, all of whose pages are stored, and how many
@@ -256,7 +268,7 @@ impl Index {
             let next = self.pages.range(self.hand..).next().or_else(|| self.pages.iter().next());
             let Some(number) = next.map(|(number, _)| *number) else { return };
             self.hand = number + 1;
-            let is_kept = self.dirty.contains(&number) || self.frozen.iter().any(|one| one.left.contains(&number));
+            let is_kept = self.waits(number);
             let Some(page) = self.pages.get_mut(&number) else { return };
             if is_kept || self.pins.contains_key(&number) || page.stored.is_none() || page.used.replace(false) {
                 continue;
@@ -274,8 +286,7 @@ impl Index {
 
     /// Where a page is stored as it is now.
     pub fn stored_at(&self, number: u64) -> Option<PageRow> {
-        let is_changed = self.dirty.contains(&number) || self.frozen.iter().any(|one| one.left.contains(&number));
-        if is_changed { None } else { self.pages.get(&number)?.stored }
+        if self.waits(number) { None } else { self.pages.get(&number)?.stored }
     }
 
     /// Pages of the range that must be fetched and [`Index::install`]ed before the range is asked or changed.
@@ -444,16 +455,15 @@ impl Index {
 
     /// A page lies there now, or nowhere if it was empty.
     pub fn stored(&mut self, number: u64, row: Option<PageRow>) {
+        self.storing.remove(&number);
+        let waits = self.waits(number);
         let Some(page) = self.pages.get_mut(&number) else { return };
         if let Some(old) = std::mem::replace(&mut page.stored, row) {
             take(&mut self.page_bytes, old.chunk, old.len.into());
         }
         if let Some(new) = row {
             add(&mut self.page_bytes, new.chunk, new.len.into());
-        } else if page.extents.as_ref().is_some_and(Vec::is_empty)
-            && !self.dirty.contains(&number)
-            && !self.frozen.iter().any(|frozen| frozen.left.contains(&number))
-        {
+        } else if page.extents.as_ref().is_some_and(Vec::is_empty) && !waits {
             self.pages.remove(&number);
         }
     }
@@ -519,8 +529,8 @@ mod tests {
     /// Stores the first moment; answers the index that is read back from its root.
     fn again(index: &mut Index, pages: &mut BTreeMap<(u64, u32), IndexPage>, draw: &mut Draw) -> Index {
         while let Some((number, page)) = index.next_page() {
-            if let Some(page) = page.clone().filter(|_| draw.below(9) == 0) {
-                index.put_back(number, page);
+            if page.is_some() && draw.below(9) == 0 {
+                index.put_back();
                 continue;
             }
             let row = page.map(|page| {
@@ -632,7 +642,7 @@ mod tests {
         let (number, page) = index.next_page().expect("page");
         let page = page.expect("not empty");
         index.set(0, 5, 2, 0);
-        index.put_back(number, page.clone());
+        index.put_back();
         assert_eq!(index.next_page(), Some((0, Some(page))));
         index.stored(0, Some(PageRow { page: 0, chunk: 9, offset: 0, len: 4 }));
         let (number, _) = index.next_page().expect("page");
@@ -657,6 +667,32 @@ mod tests {
         index.set(0, 10, 2, 0);
         let (_, page) = index.next_page().expect("page");
         assert_eq!(page.expect("not empty").chunks, [1]);
+    }
+
+    #[test]
+    fn page_stays_here_while_it_is_being_stored() {
+        let mut index = Index::default();
+        let store = |index: &mut Index, offset| {
+            let (number, _) = index.next_page().expect("page");
+            index.stored(number, Some(PageRow { page: number, chunk: 9, offset, len: 4 }));
+        };
+        index.set(0, 10, 1, 0);
+        index.freeze(Moment::default());
+        store(&mut index, 0);
+        index.thaw();
+        index.set(0, 10, 2, 0);
+        index.freeze(Moment::default());
+        let is_here = |index: &mut Index| {
+            index.shrink(0);
+            index.shrink(0);
+            index.absent(0, 10).is_empty()
+        };
+        let under_way = index.next_page();
+        assert!(under_way.is_some() && is_here(&mut index), "what is stored is older");
+        index.put_back();
+        assert!(is_here(&mut index) && index.stored_at(0).is_none());
+        store(&mut index, 4);
+        assert!(!is_here(&mut index));
     }
 
     #[test]

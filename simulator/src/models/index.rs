@@ -99,6 +99,8 @@ struct Story {
     pages: BTreeMap<(u64, u32), IndexPage>,
     page_chunk: u64,
     page_offset: u32,
+    /// Pages that are being stored.
+    under_way: Vec<(u64, Option<IndexPage>)>,
 }
 
 macro_rules! ensure {
@@ -126,6 +128,7 @@ pub fn run(seed: u64) -> Result<(), String> {
         pages: BTreeMap::new(),
         page_chunk: PAGES_FROM,
         page_offset: 0,
+        under_way: Vec::new(),
     };
     for step in 0..STEPS {
         story.step().map_err(|why| format!("step {step}: {why}"))?;
@@ -225,24 +228,38 @@ impl Story {
         if self.frozen.is_empty() {
             self.freeze();
         }
-        for _ in 0..pages_max {
-            let Some((number, page)) = self.index.next_page() else { return self.store_root() };
-            match page {
-                Some(page) if self.draw.below(9) == 0 => self.index.put_back(number, page),
-                Some(page) => {
-                    if self.draw.below(4) == 0 {
-                        self.page_chunk += 1;
-                    }
-                    self.page_offset += 10;
-                    let offset = self.page_offset;
-                    let row = PageRow { page: number, chunk: self.page_chunk, offset, len: 10 };
-                    self.pages.insert((row.chunk, row.offset), page);
-                    self.index.stored(number, Some(row));
-                }
-                None => self.index.stored(number, None),
+        let mut left = pages_max;
+        while left > 0 {
+            self.end_pages();
+            let batch = left.min(1 + self.draw.below(3) as usize);
+            self.under_way = (0..batch).map_while(|_| self.index.next_page()).collect();
+            if self.under_way.is_empty() {
+                return self.store_root();
             }
+            left -= batch;
         }
+        // The last ones are under way until somebody comes back to it.
         Ok(())
+    }
+
+    /// Pages under way are stored, or were not.
+    fn end_pages(&mut self) {
+        if self.draw.below(9) == 0 {
+            self.under_way.clear();
+            return self.index.put_back();
+        }
+        for (number, page) in std::mem::take(&mut self.under_way) {
+            let row = page.map(|page| {
+                if self.draw.below(4) == 0 {
+                    self.page_chunk += 1;
+                }
+                self.page_offset += 10;
+                let row = PageRow { page: number, chunk: self.page_chunk, offset: self.page_offset, len: 10 };
+                self.pages.insert((row.chunk, row.offset), page);
+                row
+            });
+            self.index.stored(number, row);
+        }
     }
 
     fn store_root(&mut self) -> Result<(), String> {
@@ -281,6 +298,7 @@ impl Story {
     /// The process dies: what is stored, and the records behind it.
     fn crash(&mut self) -> Result<(), String> {
         self.index = Index::from_root(&self.stored.root).map_err(|error| error.to_string())?;
+        self.under_way.clear();
         self.frozen.retain(|(.., is_snapshot)| *is_snapshot);
         let mut moments = self.frozen.iter().map(|(moment, ..)| *moment).collect::<VecDeque<u64>>();
         let mut number = self.stored.sequence;
