@@ -261,6 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn volumes_show_what_they_may_in_six_seeds() {
+        for seed in 200..206 {
+            let report = passes(seed, &Options { volumes: true, ..Options::default() });
+            assert!(report.reached["volume is attached"] > 0 && report.operations > 100);
+        }
+    }
+
+    #[test]
+    fn planted_bug_is_found_volume_trimmed_early() {
+        is_found(PlantedBug::VolumeTrimmedEarly, 20);
+    }
+
+    #[test]
     fn six_seeds_pass() {
         for seed in 100..106 {
             let report = passes(seed, &Options::default());
@@ -270,9 +283,10 @@ mod tests {
 
     #[test]
     fn seeds_that_found_bugs_pass() {
-        let seeds = OLD_SEEDS.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok());
-        for seed in seeds {
-            passes(seed, &Options::default());
+        for line in OLD_SEEDS.lines() {
+            let mut words = line.split_whitespace();
+            let Some(seed) = words.next().and_then(|word| word.parse().ok()) else { continue };
+            passes(seed, &Options { volumes: words.next() == Some("--volumes"), ..Options::default() });
         }
     }
 
