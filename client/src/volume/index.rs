@@ -639,7 +639,7 @@ mod tests {
         index.set(0, 10, 1, 0);
         index.set(PAGE_SPAN, 10, 1, 10);
         index.freeze(Moment { sequence: 7, from_order: 3 });
-        let (number, page) = index.next_page().expect("page");
+        let (_, page) = index.next_page().expect("page");
         let page = page.expect("not empty");
         index.set(0, 5, 2, 0);
         index.put_back();
