@@ -12,6 +12,9 @@ pub struct Export {
     pub device: Rc<dyn Device>,
     /// Keeps it attached until it is dropped.
     pub lease: Box<dyn Any>,
+    /// Asked when its client goes and leaves changes under way: what this gives is kept until they are through,
+    /// and whoever opens the device next waits for that.
+    pub leave: Box<dyn Fn() -> Box<dyn Any>>,
 }
 
 /// Devices by their names. Foreign names are errors, whatever they are.
@@ -42,7 +45,10 @@ impl Exports for Registry {
     fn open<'a>(&'a self, name: &'a str) -> Answer<'a, Export> {
         Box::pin(async move {
             let lease = Registry::open(self, name).await?;
-            Ok(Export { device: lease.device(), lease: Box::new(lease) })
+            lease.settled().await;
+            let leaving = lease.clone();
+            let leave = Box::new(move || Box::new(leaving.leave()) as Box<dyn Any>);
+            Ok(Export { device: lease.device(), lease: Box::new(lease), leave })
         })
     }
 }

@@ -43,6 +43,26 @@ struct Held {
     registry: Registry,
     name: String,
     attachment: Rc<Attachment>,
+    left: Rc<Left>,
+}
+
+/// Clients that have gone while changes of theirs were under way.
+#[derive(Default)]
+struct Left {
+    count: Cell<usize>,
+    none: tokio::sync::Notify,
+}
+
+/// A client that has gone; dropped when nothing of it is under way any more.
+pub struct Gone(Rc<Left>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0 {
+            self.0.none.notify_waiters();
+        }
+    }
 }
 
 /// A client's hold on a device.
@@ -61,6 +81,26 @@ impl Lease {
         match &self.0 {
             Hold::Volume(held) => Rc::clone(&held.attachment) as Rc<dyn Device>,
             Hold::Snapshot(frozen) => Rc::clone(frozen) as Rc<dyn Device>,
+        }
+    }
+
+    /// A client goes and leaves changes under way.
+    pub fn leave(&self) -> Option<Gone> {
+        let Hold::Volume(held) = &self.0 else { return None };
+        held.left.count.set(held.left.count.get() + 1);
+        Some(Gone(Rc::clone(&held.left)))
+    }
+
+    /// Waits until nothing of those who have gone is under way: whoever comes must not have done over what it
+    /// changes.
+    pub async fn settled(&self) {
+        let Hold::Volume(held) = &self.0 else { return };
+        loop {
+            let none = held.left.none.notified();
+            if held.left.count.get() == 0 {
+                return;
+            }
+            none.await;
         }
     }
 }
@@ -147,7 +187,7 @@ impl Registry {
             },
         };
         *attached = Some(Rc::clone(&attachment));
-        let held = Rc::new(Held { registry: self.clone(), name: name.to_owned(), attachment });
+        let held = Rc::new(Held { registry: self.clone(), name: name.to_owned(), attachment, left: Rc::default() });
         *slot.leases.borrow_mut() = Rc::downgrade(&held);
         Ok(Lease(Hold::Volume(held)))
     }

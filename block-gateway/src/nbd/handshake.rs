@@ -31,6 +31,8 @@ pub(super) struct Agreed {
     pub contexts: Vec<String>,
     /// Keeps the volume attached.
     pub lease: Box<dyn Any>,
+    /// See [`Export::leave`].
+    pub leave: Box<dyn Fn() -> Box<dyn Any>>,
 }
 
 struct Session<'a, S> {
@@ -243,7 +245,7 @@ where
     fn agreed(&mut self, name: &str, export: Export) -> Agreed {
         let is_of_it = self.contexts_of.as_deref() == Some(name);
         let contexts = if is_of_it { std::mem::take(&mut self.contexts) } else { Vec::new() };
-        Agreed { device: export.device, headers: self.headers, contexts, lease: export.lease }
+        Agreed { device: export.device, headers: self.headers, contexts, lease: export.lease, leave: export.leave }
     }
 
     /// INFO, and GO, which ends the handshake if the export can be had.

@@ -137,7 +137,11 @@ mod tests {
         }
 
         fn open<'a>(&'a self, _name: &'a str) -> Answer<'a, Export> {
-            let export = Export { device: Rc::clone(&self.0) as Rc<dyn Device>, lease: Box::new(()) };
+            let export = Export {
+                device: Rc::clone(&self.0) as Rc<dyn Device>,
+                lease: Box::new(()),
+                leave: Box::new(|| Box::new(())),
+            };
             Box::pin(std::future::ready(Ok(export)))
         }
     }

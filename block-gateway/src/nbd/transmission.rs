@@ -4,6 +4,8 @@
 //! connection. Bytes under way are bounded for each connection: a request holds its share from before its
 //! payload is read until its reply is written, so a client that reads no replies is read no more requests.
 
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +42,33 @@ struct Connection {
     contexts: Vec<String>,
 }
 
+/// Changes of a connection under way, also when its client has gone.
+#[derive(Default)]
+struct Changes {
+    count: Cell<usize>,
+    /// What those who come next wait for.
+    gone: RefCell<Option<Box<dyn Any>>>,
+}
+
+/// One of them.
+struct Underway(Rc<Changes>);
+
+impl Underway {
+    fn begin(changes: &Rc<Changes>) -> Underway {
+        changes.count.set(changes.count.get() + 1);
+        Underway(Rc::clone(changes))
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0 {
+            self.0.gone.borrow_mut().take();
+        }
+    }
+}
+
 /// A reply, or its refusal: number and text.
 type Reply = Result<Vec<Bytes>, (u32, String)>;
 
@@ -63,6 +92,7 @@ where
         Rc::new(Connection { device: Rc::clone(&agreed.device), headers: agreed.headers, contexts: agreed.contexts });
     let budget = Arc::new(Semaphore::new(BUDGET_KIB as usize));
     let slots = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let changes = Rc::new(Changes::default());
     let mut head = vec![0; agreed.headers.request_len()];
     let ended = loop {
         match reader.read_exact(&mut head).await {
@@ -86,12 +116,18 @@ where
             Err(error) => break Err(error),
         };
         let (connection, send) = (Rc::clone(&connection), send.clone());
+        let is_change = matches!(request.cmd, cmd::WRITE | cmd::TRIM | cmd::WRITE_ZEROES);
+        let underway = is_change.then(|| Underway::begin(&changes));
         platform.tasks().spawn(async move {
             let frames = connection.reply(&request, payload).await;
+            drop(underway);
             // The writer is gone when the client is.
             let _ = send.send(Owed { frames, _shares: (slot, room) });
         });
     };
+    if changes.count.get() > 0 {
+        *changes.gone.borrow_mut() = Some((agreed.leave)());
+    }
     // What is under way is carried out and answered first.
     let written = async {
         let _ = slots.acquire_many(REQUESTS_MAX as u32).await;

@@ -146,6 +146,8 @@ pub(super) struct Inner {
     waiting: Cell<usize>,
     room: tokio::sync::Notify,
     running: Cell<usize>,
+    /// A task is about to begin records.
+    pumping: Cell<bool>,
     /// The sequence number given out last, and the last one whose record is in the index.
     sequence: Cell<u64>,
     pub applied: Cell<u64>,
@@ -215,6 +217,7 @@ impl Volume {
             waiting: Cell::new(0),
             room: tokio::sync::Notify::new(),
             running: Cell::new(0),
+            pumping: Cell::new(false),
             sequence: Cell::new(found.sequence),
             applied: Cell::new(found.sequence),
             applied_order: Cell::new(found.order),
@@ -366,8 +369,21 @@ impl Volume {
         let (done, wait) = oneshot::channel();
         self.0.waiting.set(self.0.waiting.get() + data.len());
         self.0.queue.borrow_mut().push_back(Change { entry, data, done, _pin: pin });
-        self.pump();
+        self.pump_soon();
         Ok(wait)
+    }
+
+    /// Begins records when all that is ready now has been queued: requests that came together share one.
+    fn pump_soon(&self) {
+        if self.0.waiting.get() >= MERGE {
+            self.pump();
+        } else if self.0.running.get() == 0 && !self.0.pumping.replace(true) {
+            let this = self.clone();
+            self.0.platform.tasks().spawn(async move {
+                this.0.pumping.set(false);
+                this.pump();
+            });
+        }
     }
 
     /// Has the index pages of an entry here, until it is carried out.

@@ -130,7 +130,7 @@ impl Exports for Memory {
     fn open<'a>(&'a self, name: &'a str) -> Answer<'a, Export> {
         let frozen = || Rc::new(Disk { bytes: self.0.bytes.clone(), is_read_only: true });
         let device = if name == "disk" { Rc::clone(&self.0) } else { frozen() };
-        self.look(name, || Export { device, lease: Box::new(()) })
+        self.look(name, || Export { device, lease: Box::new(()), leave: Box::new(|| Box::new(())) })
     }
 }
 
