@@ -90,6 +90,7 @@ impl Faults {
         faults.every(rates.drain, Faults::drain);
         faults.every(rates.finalize, Faults::finalize);
         faults.every(rates.owner, Faults::catch_owner);
+        faults.every(rates.split_owner, Faults::split_owner);
         faults.every(rates.redundancy, Faults::change_redundancy);
         faults.start_metadata();
         faults.one_after_the_other(rates.rot_open, async |this| this.rot_open().await);

@@ -70,6 +70,8 @@ pub struct Rates {
     pub redundancy: Option<Duration>,
     /// Something in a metaserver's directory is damaged, put back from an older copy, or gone.
     pub meta_damage: Option<Duration>,
+    /// A client that may own volumes is cut off from the metaservers, and from nobody else.
+    pub split_owner: Option<Duration>,
     /// The owner of a volume loses its power in a delicate moment, or stops there.
     pub owner: Option<Duration>,
     /// A metaserver loses its power in a delicate moment.
@@ -324,6 +326,7 @@ impl Shape {
     pub fn have_volumes(&mut self, draw: &Draw, above_all: bool) {
         self.work.volumes = Some(VolumeWork::draw(self.seed, self.work.clients));
         self.rates.owner = rate(draw, 0.6, 2, 10);
+        self.rates.split_owner = rate(draw, 0.4, 4, 15);
         if above_all {
             (self.level, self.rates.finalize) = (level::CURRENT, None);
             (self.work.journals, self.work.trash) = (0, None);

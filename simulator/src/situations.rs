@@ -65,6 +65,7 @@ pub const FAULTS: &[&str] = &[
     "leader is cut off from the other metaservers",
     "leader is left behind",
     "one-way partition",
+    "owner is cut off from the metaservers",
     "owner of a volume is caught",
     "partition",
     "pause",

@@ -160,11 +160,11 @@ pub fn uncover(shape: &mut Shape, bug: PlantedBug) {
             });
         }
         PlantedBug::VolumeReadUnconfirmed => {
-            shape.rates.partition = often(4);
-            shape.rates.pause = often(4);
+            // Owners that do not hear of others, while the shards still answer their readers.
+            shape.rates = Rates { split_owner: often(3), ..Rates::default() };
             volumes(shape, |work| {
-                (work.volumes, work.owners, work.force) = (1, 2, 0.9);
-                work.hold = Duration::from_secs(4);
+                (work.volumes, work.owners, work.force, work.clients) = (1, 2, 1.0, 5);
+                (work.hold, work.think) = (Duration::from_secs(12), Duration::from_millis(30));
             });
         }
         _ => {}
@@ -173,9 +173,10 @@ pub fn uncover(shape: &mut Shape, bug: PlantedBug) {
 
 /// Much work on volumes.
 fn volumes(shape: &mut Shape, turn_up: impl FnOnce(&mut VolumeWork)) {
-    let owner = shape.rates.owner;
+    let (owner, split) = (shape.rates.owner, shape.rates.split_owner);
     shape.have_volumes(&Draw::new(shape.seed), true);
     shape.rates.owner = owner.or(shape.rates.owner);
+    shape.rates.split_owner = split.or(shape.rates.split_owner);
     if let Some(work) = shape.work.volumes.as_mut() {
         (work.volumes, work.owners) = (1, 2);
         turn_up(work);

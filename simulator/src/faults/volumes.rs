@@ -8,6 +8,7 @@ use futures_util::future::{Either, select};
 
 use super::Faults;
 use crate::cluster::Node;
+use crate::shape::METAS;
 
 const PLACES: [&str; 5] = [
     "volume index is half stored",
@@ -20,6 +21,17 @@ const PLACES: [&str; 5] = [
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Faults {
+    /// An owner is cut off from the metaservers: it does not hear that another has its volume.
+    pub(super) fn split_owner(self: &Rc<Faults>) {
+        let Some(work) = self.cluster.shape.work.volumes.as_ref() else { return };
+        let name = Node::Client(self.below(work.owners)).name();
+        self.cluster.fault("owner is cut off from the metaservers", &format!("{name} cut off from the metaservers"));
+        for meta in (0..METAS).map(Node::Meta) {
+            self.simulation().partition(&name, &meta.name(), true);
+        }
+        self.later(self.cluster.draw.millis(2000, 12_000), |this| this.simulation().heal_all());
+    }
+
     /// An owner loses its power in such a place, or stops there until somebody else may have its volume.
     pub(super) fn catch_owner(self: &Rc<Faults>) {
         let Some(work) = self.cluster.shape.work.volumes.as_ref() else { return };

@@ -188,8 +188,9 @@ impl Volumes {
         write.end = is_done.then_some(now);
         let (start, is_rollback) = (write.start, write.epoch.is_none());
         if is_done && is_rollback {
-            // What was under way before it is there by then or never.
-            for other in line.writes.iter_mut().filter(|other| other.start < start) {
+            // What was under way before it is there by then or never; but for others that still try to go back.
+            let is_over = |other: &&mut Write| other.start < start && (other.epoch.is_some() || other.answered);
+            for other in line.writes.iter_mut().filter(is_over) {
                 other.until.get_or_insert(now);
             }
         }
@@ -249,7 +250,8 @@ impl Volumes {
             let ops: Vec<Vec<Op>> = (0..GRANULES).map(|granule| line.ops(granule)).collect();
             for (granule, ops) in ops.iter().enumerate() {
                 let known = line.snaps.iter().filter_map(|snap| snap.as_read(granule));
-                let all: Vec<Op> = ops.iter().copied().chain(known).collect();
+                let mut all: Vec<Op> = ops.iter().copied().chain(known).collect();
+                all.sort_by_key(|op| op.start);
                 match registers::check(initial(granule), &all) {
                     Verdict::Possible => {}
                     Verdict::TooHard => too_hard += 1,

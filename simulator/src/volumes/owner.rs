@@ -16,6 +16,8 @@ use crate::cluster::Running;
 const REQUEST: u64 = 24;
 /// Requests of a volume at most: what is judged grows with them.
 const REQUESTS_MAX: usize = 5000;
+/// Clients of a volume that also write; more only read.
+const WRITERS: usize = 3;
 /// What somebody asks who has lost the volume.
 const LAST_WORDS: u64 = 3;
 
@@ -32,7 +34,7 @@ impl Worker {
             let (line, name) = self.some_volume();
             let Some(volume) = self.attach(line, &name, self.draw.chance(work.force)).await else { continue };
             let upto = self.later(self.draw.wait(work.hold).min(work.hold * 3));
-            let clients = (0..work.clients).map(|_| self.ask(line, &volume, upto));
+            let clients = (0..work.clients).map(|client| self.ask(line, &volume, upto, client >= WRITERS));
             join_all(clients).await;
             self.leave(line, &volume).await;
         }
@@ -93,10 +95,14 @@ impl Worker {
     }
 
     /// One client of a volume.
-    async fn ask(&self, line: usize, volume: &Volume, upto: Instant) {
+    async fn ask(&self, line: usize, volume: &Volume, upto: Instant, only_reads: bool) {
         let think = self.cluster.shape.work.volumes.as_ref().map_or(Duration::ZERO, |work| work.think);
         while !self.is_over() && volume.ended().is_none() && self.platform.clock().now() < upto {
             self.sleep(self.draw.wait(think)).await;
+            if only_reads {
+                self.read(line, volume).await;
+                continue;
+            }
             // Bursts meet in one record, or in records under way at once.
             let burst = if self.draw.chance(0.3) { self.draw.between(2, 8) } else { 1 };
             join_all((0..burst).map(|_| self.one(line, volume))).await;
