@@ -20,7 +20,7 @@ use platform::net::Listener;
 use proto::level;
 use proto::meta::Body;
 use proto::rows::{ClusterRow, RedundancyRow};
-use proto::service::{class, code};
+use proto::service::{Request, class, code};
 use rpc::budget::Budget;
 use rpc::call::{Handler, Reply};
 use rpc::peers::Peers;
@@ -411,8 +411,8 @@ pub fn chunk_handler(service: &ChunkService, directories: &Directories) -> Handl
     Rc::new(move |call| {
         let (service, directories) = (service.clone(), directories.clone());
         Box::pin(async move {
-            if let Some(reply) = directories.handle(&call).await {
-                return reply;
+            if let Request::AddDisk(ask) = &call.body {
+                return Box::pin(directories.answer(ask)).await;
             }
             let reply = service.handle(call).await;
             reply.unwrap_or_else(|| Reply::failed(class::GIVE_UP, code::BAD_REQUEST, "not a chunkserver's request"))

@@ -95,7 +95,9 @@ impl Attachment {
         loop {
             let volume = self.volume();
             match op(&volume).await {
-                Err(VolumeError::Fenced(why)) if !self.means.closing.get() => self.have_again(&volume, why).await?,
+                Err(VolumeError::Fenced(why)) if !self.means.closing.get() => {
+                    Box::pin(self.have_again(&volume, why)).await?
+                }
                 other => return other,
             }
         }

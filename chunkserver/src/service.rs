@@ -77,17 +77,19 @@ async fn carry_out(store: &Store, call: Call) -> Result<Reply, StoreError> {
             let (target, epoch) = (target(append.shard)?, Epoch(append.epoch));
             let (offset, payload, deadline) = (append.offset, call.payload, call.deadline);
             let appended = if append.reserve {
-                store.append_from_reserve(target, epoch, offset, payload, request, deadline).await
+                Box::pin(store.append_from_reserve(target, epoch, offset, payload, request, deadline)).await
             } else {
-                store.append(target, epoch, offset, payload, request, deadline).await
+                Box::pin(store.append(target, epoch, offset, payload, request, deadline)).await
             };
             Reply::of(Answer::Shard(appended?))
         }
         Request::Fence(fence) => {
-            Reply::of(Answer::Shard(store.fence(target(fence.shard)?, Epoch(fence.epoch), request).await?))
+            let fenced = store.fence(target(fence.shard)?, Epoch(fence.epoch), request);
+            Reply::of(Answer::Shard(Box::pin(fenced).await?))
         }
         Request::Seal(seal) => {
-            Reply::of(Answer::Shard(store.seal(target(seal.shard)?, Epoch(seal.epoch), seal.len, request).await?))
+            let sealed = store.seal(target(seal.shard)?, Epoch(seal.epoch), seal.len, request);
+            Reply::of(Answer::Shard(Box::pin(sealed).await?))
         }
         Request::Read(read) => {
             let payload = store.read(target(read.shard)?, read.offset, read.len as usize).await?;
@@ -95,7 +97,7 @@ async fn carry_out(store: &Store, call: Call) -> Result<Reply, StoreError> {
         }
         Request::Delete(delete) => {
             let placements: Vec<PlacementId> = delete.placements.into_iter().map(PlacementId).collect();
-            store.delete(&placements).await?;
+            Box::pin(store.delete(&placements)).await?;
             Reply { answer: Answer::Done(Done {}), payload: Bytes::new() }
         }
         Request::ListShards(list) => {

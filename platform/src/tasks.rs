@@ -11,6 +11,9 @@ use std::task::{Context, Poll};
 use crate::sim::executor::{Join, TaskKey, joined};
 use crate::sim::world::Process;
 
+/// Bytes of a future above which it is boxed.
+const BOXED: usize = 512;
+
 /// Starts tasks.
 #[derive(Clone)]
 pub struct Tasks {
@@ -58,6 +61,11 @@ impl Tasks {
         F: Future + 'static,
     {
         match &self.kind {
+            // Large ones are boxed before they are moved about: the runtime does that several times.
+            Kind::Real if size_of::<F>() > BOXED => {
+                let future = Box::pin(future);
+                TaskHandle { kind: HandleKind::Real(tokio::task::spawn_local(AbortOnPanic { future })) }
+            }
             Kind::Real => TaskHandle { kind: HandleKind::Real(tokio::task::spawn_local(AbortOnPanic { future })) },
             Kind::Simulated(process) => {
                 let join = Join::new();

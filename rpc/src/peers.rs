@@ -175,6 +175,18 @@ impl Peers {
                 why: "the process is stopping".to_owned(),
             });
         }
+        Box::pin(self.send_away(address, store, request, body, payload, timeout)).await
+    }
+
+    async fn send_away(
+        &self,
+        address: &str,
+        store: StoreId,
+        request: RequestId,
+        body: Request,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Reply, CallError> {
         let unreachable = |why: String| CallError::Unreachable { address: address.to_owned(), why };
         let (machine, replica) = split_address(address);
         let store = if store.0 == 0 { StoreId(replica) } else { store };

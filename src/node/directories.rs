@@ -14,10 +14,10 @@ use chunkserver::store::config::StoreConfig;
 use client::meta::MetaClient;
 use platform::Platform;
 use platform::disk::Disk;
-use proto::chunk::DiskAdded;
+use proto::chunk::{AddDisk, DiskAdded};
 use proto::identity::Identity;
-use proto::service::{Answer, Failure, Request, class, code};
-use rpc::call::{Call, Reply};
+use proto::service::{Answer, Failure, class, code};
+use rpc::call::Reply;
 use serde::{Deserialize, Serialize};
 use types::ids::StoreId;
 
@@ -334,9 +334,8 @@ impl Directories {
     }
 
     /// Carries out a request that is meant for the process; `None` if it is not.
-    pub async fn handle(&self, call: &Call) -> Option<Reply> {
-        let Request::AddDisk(ask) = &call.body else { return None };
-        Some(match self.add(Path::new(&ask.path)).await {
+    pub async fn answer(&self, ask: &AddDisk) -> Reply {
+        match self.add(Path::new(&ask.path)).await {
             Ok(disk) => Reply::of(Answer::DiskAdded(DiskAdded { disk })),
             Err(error) => {
                 let code = match error.exit {
@@ -346,7 +345,7 @@ impl Directories {
                 };
                 Reply::of(Answer::Failed(Failure::new(class::GIVE_UP, code, error.text)))
             }
-        })
+        }
     }
 }
 

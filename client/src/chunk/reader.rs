@@ -55,7 +55,7 @@ struct Inner {
     shards: Shards,
     writer: ChunkWriter,
     cache: Cache,
-    layouts: RefCell<BTreeMap<u64, ChunkRow>>,
+    layouts: RefCell<BTreeMap<u64, Rc<ChunkRow>>>,
     /// Usual latency of a shard read, microseconds (smoothed).
     usual_us: Cell<u64>,
     reconstructed: Cell<u64>,
@@ -101,7 +101,7 @@ impl ChunkReader {
     pub fn learn(&self, entries: Vec<ChunkEntry>) {
         let mut layouts = self.0.layouts.borrow_mut();
         for entry in entries {
-            layouts.insert(entry.chunk, entry.row);
+            layouts.insert(entry.chunk, Rc::new(entry.row));
         }
         while layouts.len() > LAYOUTS_MAX {
             layouts.pop_first();
@@ -165,19 +165,19 @@ impl ChunkReader {
             }
             if attempt > 0 {
                 self.platform().clock().sleep(Duration::from_millis(50 << attempt)).await;
-                self.0.shards.disks().refresh().await?;
+                Box::pin(self.0.shards.disks().refresh()).await?;
             }
         }
         Err(ReadError::TooFewShards(format!("chunk {chunk} at {offset}: {last}")))
     }
 
-    async fn layout(&self, chunk: ChunkId, fresh: bool) -> Result<ChunkRow, ReadError> {
+    async fn layout(&self, chunk: ChunkId, fresh: bool) -> Result<Rc<ChunkRow>, ReadError> {
         if !fresh && let Some(row) = self.0.layouts.borrow().get(&chunk.0) {
-            return Ok(row.clone());
+            return Ok(Rc::clone(row));
         }
-        let view = self.0.meta.query(Ask::Chunks(AskChunks { chunks: vec![chunk.0] })).await?;
+        let view = Box::pin(self.0.meta.query(Ask::Chunks(AskChunks { chunks: vec![chunk.0] }))).await?;
         let Some(entry) = view.chunks.into_iter().next() else { return Err(ReadError::Gone(chunk)) };
-        let row = entry.row.clone();
+        let row = Rc::new(entry.row.clone());
         self.learn(vec![entry]);
         Ok(row)
     }
@@ -187,7 +187,7 @@ impl ChunkReader {
             None => Err("layout without a policy".into()),
             Some(Redundancy::Copies(_)) => self.read_copies(chunk, row, offset, len).await,
             Some(Redundancy::Erasure { data, parity }) => {
-                self.read_erasure(chunk, row, (data, parity), offset, len).await
+                Box::pin(self.read_erasure(chunk, row, (data, parity), offset, len)).await
             }
         }
     }
@@ -226,13 +226,27 @@ impl ChunkReader {
 
     async fn read_copies(&self, chunk: ChunkId, row: &ChunkRow, offset: u64, len: u64) -> Result<Bytes, String> {
         let mut order = self.order(chunk, offset, &row.shards).into_iter();
-        let mut running = FuturesUnordered::new();
         let mut last = "chunk has no shards".to_owned();
         let clock = self.platform().clock();
+        let Some(first) = order.next() else { return Err(last) };
+        // Most reads need nothing but this.
+        let mut first = Box::pin(self.timed(chunk, first, offset, len));
+        let mut running = FuturesUnordered::new();
+        match clock.timeout(self.hedge_after(), &mut first).await {
+            Ok(Ok(bytes)) => return Ok(bytes),
+            Ok(Err(why)) => last = why,
+            Err(_) => {
+                running.push(first);
+                if let Some(shard) = order.next() {
+                    self.0.hedged.set(self.0.hedged.get() + 1);
+                    running.push(Box::pin(self.timed(chunk, shard, offset, len)));
+                }
+            }
+        }
         loop {
             if running.is_empty() {
                 match order.next() {
-                    Some(shard) => running.push(self.timed(chunk, shard, offset, len)),
+                    Some(shard) => running.push(Box::pin(self.timed(chunk, shard, offset, len))),
                     None => return Err(last),
                 }
             }
@@ -244,7 +258,7 @@ impl ChunkReader {
                     // Slow: ask another shard as well. When there is none, wait on.
                     if let Some(shard) = order.next() {
                         self.0.hedged.set(self.0.hedged.get() + 1);
-                        running.push(self.timed(chunk, shard, offset, len));
+                        running.push(Box::pin(self.timed(chunk, shard, offset, len)));
                     } else if let Some(answer) = running.next().await {
                         match answer {
                             Ok(bytes) => return Ok(bytes),

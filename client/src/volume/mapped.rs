@@ -49,8 +49,12 @@ impl Mapped {
         {
             return self.reader.read_once(ChunkId(chunk), offset, len).await;
         }
+        Box::pin(self.read_pieces(start, len, &pieces)).await
+    }
+
+    async fn read_pieces(&self, start: u64, len: u64, pieces: &[Piece]) -> Result<Bytes, ReadError> {
         let mut reads = Vec::new();
-        for piece in &pieces {
+        for piece in pieces {
             let Some((chunk, offset)) = piece.at else { continue };
             let mut at = 0;
             while at < piece.len {
@@ -83,6 +87,10 @@ impl Mapped {
         if self.index.borrow().absent(start, len).is_empty() {
             return Ok(());
         }
+        Box::pin(self.fetch_absent(start, len)).await
+    }
+
+    async fn fetch_absent(&self, start: u64, len: u64) -> Result<(), VolumeError> {
         // Else whoever fetches others would let go what has come for this one.
         let _pin = Pin::new(&self.index, start, len);
         loop {

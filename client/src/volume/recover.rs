@@ -113,7 +113,8 @@ impl Volume {
         let (sequence, last) = replay(reader, &row, &later, &lens, &mut index, &unsaved).await?;
         let order = last.and_then(|chunk| orders.borrow().get(&chunk).copied()).unwrap_or(row.from_order);
         // Reads of an owner that cannot know yet end with its lease.
-        let was_other = before.session != 0 && before.owner != owner;
+        // One of the same name may have died before it had waited for another; who had that epoch itself knows.
+        let was_other = before.session != 0 && only_epoch == 0;
         let waited = clock.now().saturating_since(sealed_at);
         if was_other && waited < LEASE_OVER {
             clock.sleep(LEASE_OVER - waited).await;
