@@ -36,8 +36,8 @@ struct Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         for (start, capacity) in self.classes.drain(..).flatten() {
-            // SAFETY: start came from alloc_zeroed with this layout and lies in the pool alone.
-            unsafe { dealloc(start.as_ptr(), layout(capacity)) };
+            // SAFETY: it lies in the pool alone.
+            unsafe { release(start, capacity) };
         }
     }
 }
@@ -58,7 +58,12 @@ impl Buffer {
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> Buffer {
         let mut buffer = Buffer::with_capacity(len);
-        buffer.resize(len);
+        if len > POOLED_MAX {
+            // Fresh pages.
+            buffer.len = len;
+        } else {
+            buffer.resize(len);
+        }
         buffer
     }
 
@@ -229,9 +234,37 @@ fn take(capacity: usize) -> NonNull<u8> {
     if let Some((start, _)) = recycled {
         return start;
     }
-    // SAFETY: capacity is not zero.
-    let start = unsafe { alloc_zeroed(layout(capacity)) };
+    fresh(capacity)
+}
+
+/// Zeroed memory. What is not recycled comes as pages of the system, which take no room before they are
+/// written: the allocator would write zeroes to all of them.
+fn fresh(capacity: usize) -> NonNull<u8> {
+    let start = if class_of(capacity).is_some() {
+        // SAFETY: capacity is not zero.
+        unsafe { alloc_zeroed(layout(capacity)) }
+    } else {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: new pages, wherever the system has room.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), capacity, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED { std::ptr::null_mut() } else { start.cast() }
+    };
     NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout(capacity)))
+}
+
+/// Gives memory of [`fresh`] back to where it came from.
+///
+/// # Safety
+/// It came from there with this capacity, and nobody else holds it.
+unsafe fn release(start: NonNull<u8>, capacity: usize) {
+    if class_of(capacity).is_some() {
+        // SAFETY: as the caller says.
+        unsafe { dealloc(start.as_ptr(), layout(capacity)) };
+    } else {
+        // SAFETY: as the caller says. It cannot fail for pages that are mapped.
+        let result = unsafe { libc::munmap(start.as_ptr().cast(), capacity) };
+        debug_assert_eq!(result, 0, "a buffer was not mapped");
+    }
 }
 
 fn give_back(start: NonNull<u8>, capacity: usize) {
@@ -250,8 +283,8 @@ fn give_back(start: NonNull<u8>, capacity: usize) {
         .unwrap_or(false)
     });
     if !kept {
-        // SAFETY: start came from alloc_zeroed with this layout and nobody else holds it.
-        unsafe { dealloc(start.as_ptr(), layout(capacity)) };
+        // SAFETY: nobody else holds it.
+        unsafe { release(start, capacity) };
     }
 }
 
