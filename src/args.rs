@@ -146,6 +146,9 @@ pub struct DevArgs {
     /// Where health, metrics and the admin API are served; a free port by default
     #[arg(long, value_name = "HOST:PORT")]
     pub admin_addr: Option<String>,
+    /// Where volumes are exported by NBD; a free port by default
+    #[arg(long, value_name = "HOST:PORT")]
+    pub nbd_addr: Option<String>,
 }
 
 /// `bixi node ...`; with `--spec` one process of a `bixi dev` cluster, started by it.

@@ -69,6 +69,9 @@ pub struct ProcessConfig {
     pub listen: String,
     /// S3: where the admin door listens.
     pub admin: String,
+    /// S3: where volumes are exported by NBD; empty in what an earlier version wrote.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub nbd: String,
     /// Raft id (hex) to address of the founding metaserver replicas.
     pub metas: BTreeMap<String, String>,
     /// Redundancy of a new cluster.
@@ -224,6 +227,11 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
             (Role::S3, None) => free_port(platform, &mut held).await?,
             _ => String::new(),
         };
+        let nbd = match (&role, &args.nbd_addr) {
+            (Role::S3, Some(address)) => address.clone(),
+            (Role::S3, None) => free_port(platform, &mut held).await?,
+            _ => String::new(),
+        };
         if own.raft_id != 0 {
             founders.insert(own.raft_id, listen.clone());
         }
@@ -236,6 +244,7 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
             dir,
             listen,
             admin,
+            nbd,
             metas: BTreeMap::new(),
             redundancy: policy.to_string(),
             cache_bytes: 64 << 20,
@@ -374,6 +383,7 @@ fn describe(data: &Path, config: &DevConfig, children: &Children) -> Result<Stri
     let tree = serde_json::json!({
         "s3": door.listen,
         "admin": door.admin,
+        "nbd": door.nbd,
         "access_key": access_key,
         "secret_key": secret_key,
         "processes": processes,
@@ -383,9 +393,10 @@ fn describe(data: &Path, config: &DevConfig, children: &Children) -> Result<Stri
 
 fn greet(data: &Path, door: &ProcessConfig) {
     let text = format!(
-        "\nThe cluster is ready.\n\n  S3 endpoint   http://{}\n  admin         http://{}\n  processes     {}\n\n  export BIXI_ADMIN_ADDR={} BIXI_CREDENTIALS={}\n  bixi status\n\nStop with Ctrl-C; `bixi dev --data {}` brings it back.\n",
+        "\nThe cluster is ready.\n\n  S3 endpoint   http://{}\n  admin         http://{}\n  volumes       nbd://{}/NAME\n  processes     {}\n\n  export BIXI_ADMIN_ADDR={} BIXI_CREDENTIALS={}\n  bixi status\n\nStop with Ctrl-C; `bixi dev --data {}` brings it back.\n",
         door.listen,
         door.admin,
+        door.nbd,
         data.join("cluster.json").display(),
         door.admin,
         data.join("s3/credentials").display(),
@@ -499,6 +510,7 @@ async fn serve_doors(
 ) -> Result<(), NodeError> {
     let s3_listener = listen(platform, &config.listen).await?;
     let admin_listener = listen(platform, &config.admin).await?;
+    let nbd_listener = if config.nbd.is_empty() { None } else { Some(listen(platform, &config.nbd).await?) };
     let policy: Redundancy = config
         .redundancy
         .parse()
@@ -521,6 +533,9 @@ async fn serve_doors(
     home.disk.write_file("credentials", text.as_bytes()).await.map_err(|error| NodeError::new(error.to_string()))?;
     let ready = Rc::new(Cell::new(false));
     let registry = doors::volumes(meta, &layer, "s3");
+    if let Some(listener) = nbd_listener {
+        doors::spawn_nbd(platform, listener, &registry);
+    }
     let parts = AdminParts {
         ready: Rc::clone(&ready),
         s3: config.listen.clone(),

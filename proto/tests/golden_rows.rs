@@ -266,8 +266,5 @@ fn golden_bytes_of_snapshot_rows() {
         parked: true,
         ..VolumeRow::default()
     };
-    assert_golden(
-        volume,
-        "22007805800106880101920101779a0109080110021a03704073a20106080110021803a80108b00101",
-    );
+    assert_golden(volume, "22007805800106880101920101779a0109080110021a03704073a20106080110021803a80108b00101");
 }

@@ -55,7 +55,7 @@ impl Store {
             }
             least = least.min(self.0.state.borrow().slots.free_count());
             if turns.is_multiple_of(IDLE_LOOKS) {
-                let kept = self.0.config.prewritten_slots * 2;
+                let kept = self.0.config.prewritten_slots * 5 / 4;
                 (idle, least) = (least.saturating_sub(kept), u64::MAX);
             }
             let some = idle.min(PUNCHED_MAX as u64);

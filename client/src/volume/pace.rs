@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// What a chunk of a real owner's journal takes, bytes.
-pub const CHUNK_LEN: u64 = 64 << 20;
+/// What a chunk of a real owner's journal takes, bytes: with the headers of its records, or of its stripes, a
+/// little less than a whole number of slots on each disk.
+pub const CHUNK_LEN: u64 = 63 << 20;
 
 /// See the module; the defaults are what real owners go by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +18,7 @@ pub struct Pace {
     /// Extents of the index that are kept in memory, if no more are in use. Default: 4 Mi, about 100 MiB.
     pub extents_max: usize,
     /// What a chunk of the journal takes, if it can: little enough to be copied out of, enough for few grants.
-    /// Default: 64 MiB.
+    /// Default: [`CHUNK_LEN`].
     pub chunk_len: u64,
 }
 

@@ -118,7 +118,7 @@ macro_rules! ensure {
 pub fn run(seed: u64) -> Result<(), String> {
     let stored = Stored { root: IndexRoot { pages: vec![], live: vec![] }, sequence: 0 };
     let mut story = Story {
-        draw: Draw::new(seed ^ 0x696e_6465_78),
+        draw: Draw::new(seed ^ 0x0069_6e64_6578),
         index: Index::default(),
         now: Bytes(vec![None; LEN]),
         sequence: 0,

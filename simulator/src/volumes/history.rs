@@ -258,7 +258,7 @@ impl Volumes {
                     Verdict::Impossible(at) => {
                         let what = all[at];
                         let about = all.iter().filter(|op| op.start <= what.end.unwrap_or(u64::MAX));
-                        let about: Vec<String> = about.rev().take(12).map(|op| tell(op)).collect();
+                        let about: Vec<String> = about.rev().take(12).map(tell).collect();
                         wrong.push(format!(
                             "volume {}, granule {granule} at {}: nothing explains {}; before it, last first: {}",
                             line.name,
