@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from harness import Server, free_port, noise, wait_for
+from harness import Cluster, Server, free_port, noise, wait_for
 from nbd import (
     ABORT, CACHE, DF, EINVAL, ENOSPC, ERR_INVALID, ERR_TOO_BIG, ERR_UNKNOWN, ERR_UNSUP, EXPORT_NAME, EXTENDED, FAST_ZERO,
     FLUSH, FUA, GO, INFO, LIST, LIST_CONTEXT, NO_HOLE, READ, REQ_ONE, SET_CONTEXT, STATUS, STRUCTURED, TRIM, WRITE,
@@ -409,3 +409,31 @@ def test_full_chunks_become_stripes_and_read_the_same(tmp_path):
         check(Nbd(server.nbd).go("disk"))
     finally:
         server.kill()
+
+
+def test_a_cluster_of_processes_exports_volumes(tmp_path):
+    cluster = Cluster(tmp_path / "cluster", chunk=3, redundancy="copies:3").start()
+    try:
+        assert cluster.command("volume", "create", "disk", "--size", "64M").returncode == 0
+        client = Nbd(cluster.description["nbd"]).go("disk")
+        content = noise(MIB)
+        client.write(12345, content)
+        assert Nbd(cluster.description["nbd"]).go("disk").read(12345, MIB) == content
+    finally:
+        cluster.stop()
+
+
+def test_bench_measures_and_leaves_nothing(server):
+    before = server.volumes()
+    argv = ["bench", "volume", "--nbd", server.nbd, "--volume-size", "32M", "--secs", "1", "--output", "json"]
+    done = server.command(*argv)
+    assert done.returncode == 0, done
+    steps = json.loads(done.stdout)["steps"]
+    assert {step["op"] for step in steps} == {"seq write", "seq read", "write", "read", "zipf write"}
+    for step in steps:
+        assert step["requests"] > 0 and step["p50_us"] <= step["p99_us"] and step["limit"], step
+    written = [step["journal"]["write_amplification"] for step in steps if "write" in step["op"]]
+    assert all(amplification >= 1 for amplification in written), written
+    assert server.volumes() == before
+    done = server.command(*argv, "--overwrite", "nothing", "--op", "read")
+    assert done.returncode == 1 and b"no volume nothing" in done.stderr, done
