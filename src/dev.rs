@@ -314,15 +314,22 @@ impl Children {
     }
 
     async fn stop(&mut self, platform: &Platform) {
-        for (_, child) in &self.0 {
-            // SAFETY: plain system call on the pid of a child that has not been waited for.
-            unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
-        }
-        for _ in 0..100 {
-            if self.0.iter_mut().all(|(_, child)| !matches!(child.try_wait(), Ok(None))) {
-                return;
+        // The doors first: they give up what they hold at the others.
+        for is_turn in [|name: &str| name == "s3", |name: &str| name != "s3"] {
+            let mut some: Vec<&mut Child> =
+                self.0.iter_mut().filter(|(name, _)| is_turn(name)).map(|(_, child)| child).collect();
+            some.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+            for child in &some {
+                // SAFETY: plain system call on the pid of a child that has not been waited for.
+                unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
             }
-            platform.clock().sleep(Duration::from_millis(100)).await;
+            for _ in 0..120 {
+                some.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+                if some.is_empty() {
+                    break;
+                }
+                platform.clock().sleep(Duration::from_millis(100)).await;
+            }
         }
         for (name, child) in &mut self.0 {
             if matches!(child.try_wait(), Ok(None)) {

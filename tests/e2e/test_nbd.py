@@ -416,7 +416,7 @@ def test_a_cluster_of_processes_exports_volumes(tmp_path):
     try:
         assert cluster.command("volume", "create", "disk", "--size", "64M").returncode == 0
         client = Nbd(cluster.description["nbd"]).go("disk")
-        content = noise(MIB)
+        content = noise("dev", MIB)
         client.write(12345, content)
         assert Nbd(cluster.description["nbd"]).go("disk").read(12345, MIB) == content
     finally:
