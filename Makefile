@@ -3,7 +3,7 @@
 #   make run      install what is lacking, build, start the all-in-one server on ./data
 #   make test     install what is lacking, then every check: the same as .ci/run
 #   make build    the program, at $(CARGO_TARGET_DIR)/release/bixi
-#   make sim      SEEDS=n seeds of the simulator; SEED=s replays one
+#   make sim      SEEDS=n seeds of the simulator; SEED=s replays one; VOLUMES=1 works on volumes
 #   make soak     HOURS=n of faults on real processes, disks and networks, with a report
 #   make sim-mutants  hunts every planted mistake, MUTANT_SEEDS seeds each, and writes docs/planted-bugs.md
 #   make scale    the leader's planning over 10,000 disks and the loss of a rack; writes docs/scale.md
@@ -152,7 +152,7 @@ guest:
 # Ends with the line `n seeds, f failed, r seeds/min`; fails if f > 0.
 sim: setup
 	@cargo build --release --quiet --workspace
-	"$(BIN_SIM)" --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
+	"$(BIN_SIM)" --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(VOLUMES),--volumes)
 
 sim-mutants: setup
 	@cargo build --release --quiet --workspace

@@ -106,6 +106,12 @@ pub struct ServerArgs {
     /// Its private key in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Serve NBD inside TLS only (STARTTLS), with the certificate of --tls-cert
+    #[arg(long, requires = "tls_cert", requires = "nbd_addr")]
+    pub nbd_tls: bool,
+    /// Let only NBD clients in that show a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", requires = "nbd_tls")]
+    pub nbd_client_ca: Option<PathBuf>,
     /// Within how many days everything at rest is read once to find rot (0: not at all)
     #[arg(long, value_name = "DAYS", env = "BIXI_SCRUB_DAYS", default_value_t = crate::node::chunks::SCRUB_DAYS)]
     pub scrub_days: f64,

@@ -541,7 +541,7 @@ async fn serve_doors(
     let ready = Rc::new(Cell::new(false));
     let registry = doors::volumes(meta, &layer, "s3");
     if let Some(listener) = nbd_listener {
-        doors::spawn_nbd(platform, listener, &registry);
+        doors::spawn_nbd(platform, listener, &registry, None);
     }
     let parts = AdminParts {
         ready: Rc::clone(&ready),

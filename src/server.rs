@@ -111,6 +111,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         None => None,
     };
     let tls = server_tls(&args)?;
+    let nbd_security = nbd_tls(&args)?;
 
     let (mut homes, mut names) = open_homes(&platform, &args.dirs).await?;
     let bases = homes.len();
@@ -254,7 +255,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     doors::spawn_s3(&platform, s3_listener, &objects, gateway);
     let registry = doors::volumes(&meta, &layer, &naming.node);
     if let Some(listener) = nbd_listener {
-        doors::spawn_nbd(&platform, listener, &registry);
+        doors::spawn_nbd(&platform, listener, &registry, nbd_security);
     }
     let (ready_too, stores, volumes) = (Rc::clone(&ready), service.clone(), registry.clone());
     let parts = AdminParts { ready: ready_too, s3: s3.clone(), stores, inside, trash_keep, registry: volumes };
@@ -332,13 +333,25 @@ async fn listen(platform: &Platform, address: &str, flag: &str) -> Result<Listen
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "files an operator names, read once at the start")]
+/// A file that an operator names, read once at the start.
+#[expect(clippy::disallowed_methods, reason = "it lies wherever its owner put it")]
+fn named_file(path: &Path) -> Result<Vec<u8>, NodeError> {
+    std::fs::read(path).map_err(|error| NodeError::new(format!("{}: {error}", path.display())))
+}
+
 fn server_tls(args: &ServerArgs) -> Result<Option<platform::tls::ServerTls>, NodeError> {
     let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
-    let read =
-        |path: &Path| std::fs::read(path).map_err(|error| NodeError::new(format!("{}: {error}", path.display())));
-    let tls = platform::tls::ServerTls::from_pem(&read(cert)?, &read(key)?);
+    let tls = platform::tls::ServerTls::from_pem(&named_file(cert)?, &named_file(key)?);
     tls.map(Some).map_err(|error| NodeError::new(format!("--tls-cert and --tls-key: {error}")))
+}
+
+/// What NBD clients have to speak, if that is TLS.
+fn nbd_tls(args: &ServerArgs) -> Result<Option<platform::tls::ServerTls>, NodeError> {
+    let (Some(roots), Some(cert), Some(key)) = (&args.nbd_client_ca, &args.tls_cert, &args.tls_key) else {
+        return if args.nbd_tls { server_tls(args) } else { Ok(None) };
+    };
+    let tls = platform::tls::ServerTls::with_client_roots(&named_file(cert)?, &named_file(key)?, &named_file(roots)?);
+    tls.map(Some).map_err(|error| NodeError::new(format!("--tls-cert, --tls-key and --nbd-client-ca: {error}")))
 }
 
 /// Makes a new cluster in directories that are all new, or lets new ones join the cluster of the

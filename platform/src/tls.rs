@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -62,6 +63,27 @@ impl ServerTls {
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Config)?
             .with_no_client_auth()
+            .with_single_cert(certificates(cert_pem)?, key)
+            .map_err(TlsError::Config)?;
+        Ok(ServerTls { config: Arc::new(config) })
+    }
+}
+
+impl ServerTls {
+    /// Lets only clients in whose certificate descends from one of `roots_pem`.
+    pub fn with_client_roots(cert_pem: &[u8], key_pem: &[u8], roots_pem: &[u8]) -> Result<ServerTls, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(roots_pem)? {
+            roots.add(certificate).map_err(TlsError::Config)?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|failure| TlsError::Pem(failure.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|failure| TlsError::Pem(failure.to_string()))?;
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Config)?
+            .with_client_cert_verifier(verifier)
             .with_single_cert(certificates(cert_pem)?, key)
             .map_err(TlsError::Config)?;
         Ok(ServerTls { config: Arc::new(config) })

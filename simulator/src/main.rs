@@ -257,12 +257,10 @@ fn many(args: &Args) -> i32 {
 }
 
 fn tell_failure(report: &Report, args: &Args) {
-    println!("seed {} failed; replay it with: make sim SEEDS=1 SEED={}", report.seed, report.seed);
+    let more = if args.volumes { " VOLUMES=1" } else { "" };
+    println!("seed {} failed; replay it with: make sim SEEDS=1 SEED={}{more}", report.seed, report.seed);
     if !args.planted.is_empty() {
         println!("  (with the planted mistakes {:?})", args.planted);
-    }
-    if args.volumes {
-        println!("  (with --volumes)");
     }
     println!("  drawn: {}", report.summary);
     for violation in report.violations.iter().take(6) {
@@ -307,7 +305,8 @@ fn finish(sum: &Sum, took: Duration, args: &Args) -> i32 {
         eprintln!("cannot write {}: {error}", ledger.display());
     }
     println!("{line}");
-    let enough = sum.seeds < SEEDS_FOR_ALL || never == 0 || !args.planted.is_empty();
+    // Some situations need the objects that seeds of volumes have little of.
+    let enough = sum.seeds < SEEDS_FOR_ALL || never == 0 || !args.planted.is_empty() || args.volumes;
     i32::from(!sum.failed.is_empty() || !enough)
 }
 

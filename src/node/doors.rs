@@ -16,6 +16,7 @@ use client::meta::MetaClient;
 use client::object::{ObjectConfig, Objects};
 use platform::Platform;
 use platform::net::Listener;
+use platform::tls::ServerTls;
 use proto::level;
 use proto::query::{Ask, AskAll};
 use proto::rows::ClusterRow;
@@ -162,8 +163,8 @@ pub fn volumes(meta: &MetaClient, chunks: &ChunkLayer, node: &str) -> Registry {
 }
 
 /// Serves volumes to NBD clients as a task.
-pub fn spawn_nbd(platform: &Platform, listener: Listener, registry: &Registry) {
-    platform.tasks().spawn(nbd::server::serve(platform.clone(), listener, registry.clone()));
+pub fn spawn_nbd(platform: &Platform, listener: Listener, registry: &Registry, tls: Option<ServerTls>) {
+    platform.tasks().spawn(nbd::server::serve(platform.clone(), listener, registry.clone(), tls));
 }
 
 /// Serves S3 as a task.

@@ -40,15 +40,22 @@ struct Session<'a, S> {
     exports: &'a dyn Exports,
     only: Option<&'a str>,
     headers: Headers,
-    no_zeroes: bool,
+    greeted: Greeted,
     /// The export whose contexts were set.
     contexts_of: Option<String>,
     contexts: Vec<String>,
 }
 
-/// Runs the handshake; `None`: the client has ended the session, or broken the protocol.
-/// With `only`, that export is the only one, and the one meant by an empty name.
-pub(super) async fn run<S>(stream: &mut S, exports: &dyn Exports, only: Option<&str>) -> io::Result<Option<Agreed>>
+/// What a client said to the first words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Greeted {
+    no_zeroes: bool,
+    /// What follows is inside TLS.
+    is_tls: bool,
+}
+
+/// The first words; `None`: the client has broken the protocol.
+pub(super) async fn greet<S>(stream: &mut S) -> io::Result<Option<Greeted>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -62,15 +69,58 @@ where
     if flags & !u32::from(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES) != 0 {
         return Ok(None);
     }
-    let mut session = Session {
-        stream,
-        exports,
-        only,
-        headers: Headers::Simple,
-        no_zeroes: flags & u32::from(handshake::NO_ZEROES) != 0,
-        contexts_of: None,
-        contexts: Vec::new(),
-    };
+    Ok(Some(Greeted { no_zeroes: flags & u32::from(handshake::NO_ZEROES) != 0, is_tls: false }))
+}
+
+/// Listens to nothing but STARTTLS, and answers it; `None`: the client has ended the session, or has broken
+/// the protocol. Nothing that was said before counts inside TLS.
+pub(super) async fn wait_for_tls<S>(stream: &mut S) -> io::Result<Option<Greeted>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let Some(greeted) = greet(stream).await? else { return Ok(None) };
+    loop {
+        if stream.read_u64().await? != wire::OPTION {
+            return Ok(None);
+        }
+        let (option, len) = (stream.read_u32().await?, stream.read_u32().await?);
+        if len > SKIP_MAX {
+            return Ok(None);
+        }
+        let mut rest = (&mut *stream).take(len.into());
+        if tokio::io::copy(&mut rest, &mut tokio::io::sink()).await? < u64::from(len) {
+            return Ok(None);
+        }
+        let (kind, text) = match option {
+            // Has no answer but an export.
+            option::EXPORT_NAME => return Ok(None),
+            option::ABORT | option::STARTTLS if len == 0 => (rep::ACK, ""),
+            option::ABORT | option::STARTTLS => (rep::INVALID, "the option has no data"),
+            _ => (rep::TLS_REQD, "this server speaks TLS only: STARTTLS comes first"),
+        };
+        stream.write_all(&wire::option_reply(option, kind, text.as_bytes())).await?;
+        stream.flush().await?;
+        match (option, kind) {
+            (option::STARTTLS, rep::ACK) => return Ok(Some(Greeted { is_tls: true, ..greeted })),
+            (option::ABORT, rep::ACK) => return Ok(None),
+            _ => {}
+        }
+    }
+}
+
+/// Runs the handshake behind the first words; `None`: the client has ended the session, or broken the
+/// protocol. With `only`, that export is the only one, and the one meant by an empty name.
+pub(super) async fn run<S>(
+    stream: &mut S,
+    greeted: Greeted,
+    exports: &dyn Exports,
+    only: Option<&str>,
+) -> io::Result<Option<Agreed>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let mut session =
+        Session { stream, exports, only, headers: Headers::Simple, greeted, contexts_of: None, contexts: Vec::new() };
     session.options().await
 }
 
@@ -108,6 +158,9 @@ where
                 option::LIST => self.list(&data).await?,
                 option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => self.headers(option, &data).await?,
                 option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.contexts(option, &data).await?,
+                option::STARTTLS if self.greeted.is_tls => {
+                    self.answer(option, rep::INVALID, b"this is TLS already").await?;
+                }
                 option::STARTTLS => self.answer(option, rep::POLICY, b"this server has no TLS").await?,
                 _ => self.answer(option, rep::UNSUP, b"unknown option").await?,
             }
@@ -304,7 +357,7 @@ where
         };
         let mut reply = export.device.size().to_be_bytes().to_vec();
         reply.extend_from_slice(&self.flags(is_read_only(name)).to_be_bytes());
-        if !self.no_zeroes {
+        if !self.greeted.no_zeroes {
             reply.extend_from_slice(&[0; 124]);
         }
         self.stream.write_all(&reply).await?;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use platform::Platform;
-use platform::net::Listener;
+use platform::net::{Listener, Stream};
+use platform::tls::ServerTls;
 use tokio::sync::Semaphore;
 
 use super::{handshake, transmission};
@@ -18,17 +19,23 @@ const HANDSHAKE: Duration = Duration::from_secs(60);
 /// Connections held at once: each may have its buffers full.
 const CONNECTIONS_MAX: usize = 512;
 
-/// Serves every volume by its name, for as long as the process lives.
-pub async fn serve(platform: Platform, listener: Listener, registry: Registry) {
-    accept(platform, listener, registry, None).await;
+/// Serves every volume by its name, for as long as the process lives. With `tls` only inside that.
+pub async fn serve(platform: Platform, listener: Listener, registry: Registry, tls: Option<ServerTls>) {
+    accept(platform, listener, registry, None, tls).await;
 }
 
 /// Serves one volume and no other, also to those that do not name it.
 pub async fn serve_one(platform: Platform, listener: Listener, registry: Registry, name: String) {
-    accept(platform, listener, registry, Some(name)).await;
+    accept(platform, listener, registry, Some(name), None).await;
 }
 
-async fn accept(platform: Platform, listener: Listener, registry: Registry, only: Option<String>) {
+async fn accept(
+    platform: Platform,
+    listener: Listener,
+    registry: Registry,
+    only: Option<String>,
+    tls: Option<ServerTls>,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let stream = match listener.accept().await {
@@ -43,10 +50,14 @@ async fn accept(platform: Platform, listener: Listener, registry: Registry, only
             tracing::warn!(peer = stream.peer_addr(), "a client was turned away: {CONNECTIONS_MAX} are there");
             continue;
         };
-        let (inner, registry, only) = (platform.clone(), registry.clone(), only.clone());
+        let (inner, registry, only, tls) = (platform.clone(), registry.clone(), only.clone(), tls.clone());
         platform.tasks().spawn(async move {
             let peer = stream.peer_addr();
-            if let Err(error) = session(&inner, stream, &registry, only.as_deref()).await {
+            let served = match &tls {
+                Some(tls) => secured(&inner, stream, tls, &registry, only.as_deref()).await,
+                None => session(&inner, stream, &registry, only.as_deref()).await,
+            };
+            if let Err(error) = served {
                 tracing::debug!(peer, %error, "a connection ended");
             }
             drop(place);
@@ -62,11 +73,41 @@ pub async fn session<S>(platform: &Platform, mut stream: S, exports: &dyn Export
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
-    let agreeing = handshake::run(&mut stream, exports, only);
+    let agreeing = async {
+        match handshake::greet(&mut stream).await? {
+            Some(greeted) => handshake::run(&mut stream, greeted, exports, only).await,
+            None => Ok(None),
+        }
+    };
+    match in_time(platform, agreeing).await? {
+        Some(agreed) => transmission::run(platform, stream, agreed).await,
+        None => Ok(()),
+    }
+}
+
+/// One client's session, all of it behind STARTTLS.
+async fn secured(
+    platform: &Platform,
+    mut stream: Stream,
+    tls: &ServerTls,
+    exports: &dyn Exports,
+    only: Option<&str>,
+) -> io::Result<()> {
+    let agreeing = async {
+        let Some(greeted) = handshake::wait_for_tls(&mut stream).await? else { return Ok(None) };
+        let mut stream = stream.accept_tls(tls).await.map_err(io::Error::other)?;
+        let agreed = handshake::run(&mut stream, greeted, exports, only).await?;
+        Ok(agreed.map(|agreed| (stream, agreed)))
+    };
+    match in_time(platform, agreeing).await? {
+        Some((stream, agreed)) => transmission::run(platform, stream, agreed).await,
+        None => Ok(()),
+    }
+}
+
+async fn in_time<T>(platform: &Platform, agreeing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match platform.clock().timeout(HANDSHAKE, agreeing).await {
-        Ok(Ok(Some(agreed))) => transmission::run(platform, stream, agreed).await,
-        Ok(Ok(None)) => Ok(()),
-        Ok(Err(error)) => Err(error),
+        Ok(done) => done,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no agreement in a minute")),
     }
 }

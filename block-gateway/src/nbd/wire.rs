@@ -40,6 +40,7 @@ pub mod rep {
     pub const UNSUP: u32 = ERR + 1;
     pub const POLICY: u32 = ERR + 2;
     pub const INVALID: u32 = ERR + 3;
+    pub const TLS_REQD: u32 = ERR + 5;
     pub const UNKNOWN: u32 = ERR + 6;
     pub const SHUTDOWN: u32 = ERR + 7;
     pub const TOO_BIG: u32 = ERR + 9;
