@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chunkserver::service::ChunkService;
-use chunkserver::store::config::StoreConfig;
 use client::meta::MetaClient;
 use platform::Platform;
 use proto::level;
@@ -39,7 +38,7 @@ use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
 use crate::node::metas::Group;
 use crate::node::{NodeError, certificates as tls, chunks, memory, metas};
-use crate::server::{CELL, CHUNK_CAPACITY, PARTITIONS, SLOT, default_redundancy};
+use crate::server::{CELL, CHUNK_CAPACITY, PARTITIONS, default_redundancy};
 
 pub mod certificates;
 
@@ -465,7 +464,7 @@ async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
         Role::Chunk => {
             let listener = listen(&platform, &config.listen).await?;
             let service = ChunkService::default();
-            let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
+            let store_config = chunks::config();
             let scrub = chunks::scrub_cycle(chunks::SCRUB_DAYS)?;
             let store = chunks::start(&platform, &service, &home, store_config, scrub).await?;
             let announced = Announced::default();

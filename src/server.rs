@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chunkserver::service::ChunkService;
-use chunkserver::store::config::StoreConfig;
 use client::meta::MetaClient;
 use client::object::Objects;
 use metaserver::server::MetaServer;
@@ -47,8 +46,6 @@ pub const PARTITIONS: u32 = 16;
 pub const CHUNK_CAPACITY: u64 = 128 << 20;
 /// Bytes of a cell.
 pub const CELL: u64 = 64 << 10;
-/// Bytes of a slot of a store's data file.
-pub const SLOT: u64 = 4 << 20;
 
 /// The process's name, and where its stores are reached by the other parts.
 const NODE: &str = "server";
@@ -147,7 +144,7 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let peers = Peers::secured(platform.clone(), cluster, secret.to_vec(), security.clone());
     let service = ChunkService::default();
     let announced = Announced::default();
-    let store_config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
+    let store_config = chunks::config();
     // Recovery reads each disk; side by side, and beside the replicas' start, they cost what the
     // slowest does.
     let scrub = chunks::scrub_cycle(args.scrub_days)?;

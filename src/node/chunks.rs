@@ -13,12 +13,15 @@ use proto::meta::{Body, DiskReport};
 use proto::rows::DiskRow;
 use types::ids::StoreId;
 
-use super::NodeError;
 use super::directories::Directories;
 use super::identity::Home;
+use super::{NodeError, memory};
 
 /// A heartbeat is due this often.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// Bytes of a slot of a store's data file.
+pub const SLOT: u64 = 4 << 20;
 
 /// Days of a scrub unless somebody says otherwise.
 pub const SCRUB_DAYS: f64 = 14.0;
@@ -51,6 +54,12 @@ pub struct Place<'a> {
 /// The stores of a process as they are announced.
 #[derive(Clone, Default)]
 pub struct Announced(Rc<RefCell<Vec<Member>>>);
+
+/// How stores of this process are kept.
+pub fn config() -> StoreConfig {
+    let tables_bytes = usize::try_from(memory::shares().tables).unwrap_or(usize::MAX);
+    StoreConfig { slot_size: SLOT, tables_bytes, ..StoreConfig::default() }
+}
 
 /// Opens the store of a directory and serves it; everything in it is read once within `scrub`.
 ///

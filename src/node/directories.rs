@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chunkserver::service::ChunkService;
-use chunkserver::store::config::StoreConfig;
 use client::meta::MetaClient;
 use platform::Platform;
 use platform::disk::Disk;
@@ -26,7 +25,6 @@ use super::chunks::{self, Announced, Place};
 use super::cluster::Naming;
 use super::identity::{self, Home, Members, OpenError};
 use super::replicas::Replicas;
-use crate::server::SLOT;
 
 const FILE: &str = "directories";
 
@@ -151,7 +149,7 @@ impl Directories {
 
     async fn serve(&self, home: &Home) -> Result<StoreId, NodeError> {
         let parts = &self.0.parts;
-        let config = StoreConfig { slot_size: SLOT, ..StoreConfig::default() };
+        let config = chunks::config();
         let cluster = home.identity.as_ref().map(|own| own.cluster);
         if cluster != Some(self.0.own.cluster) {
             let text = format!("{} belongs to another cluster; give an empty directory", home.disk.path().display());

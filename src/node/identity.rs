@@ -171,7 +171,7 @@ pub fn fresh(
         store: StoreId(random_id(platform)),
         generation: 1,
         feature_level,
-        slot_size: crate::server::SLOT,
+        slot_size: super::chunks::SLOT,
         raft_id: if with_replica { random_id(platform) } else { 0 },
         cluster_secret: secret,
     }

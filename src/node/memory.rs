@@ -12,6 +12,8 @@ pub struct Shares {
     pub bodies: u64,
     /// Bytes of payloads that calls of other processes may hold.
     pub calls: u64,
+    /// Bytes of checksum tables that each store keeps.
+    pub tables: u64,
 }
 
 const MIB: u64 = 1 << 20;
@@ -23,6 +25,7 @@ pub fn shares() -> Shares {
         cache: (limit / 8).clamp(8 * MIB, 256 * MIB),
         bodies: (limit / 4).clamp(16 * MIB, 2048 * MIB),
         calls: (limit / 8).clamp(16 * MIB, 256 * MIB),
+        tables: (limit / 128).clamp(MIB, 16 * MIB),
     }
 }
 
