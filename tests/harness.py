@@ -8,6 +8,7 @@ Promise: only processes that this module started are ever signalled, by their pi
 
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -57,11 +58,16 @@ def client_path(name: str) -> str:
     return path
 
 
+PORTS = range(16_000, 32_000)  # below those that the kernel gives to clients
+ports_tried = itertools.count(random.SystemRandom().randrange(len(PORTS)))
+
+
 def free_port() -> int:
     """A port of the loopback that nobody listens on now, and that the kernel gives to no client
-    while the server is down: one from below its range."""
+    while the server is down: one from below its range. None is given twice in a run, for a server that is not yet
+    started, or is down for a while, does not hold its own."""
     while True:
-        port = random.SystemRandom().randrange(16_000, 32_000)
+        port = PORTS[next(ports_tried) % len(PORTS)]
         with socket.socket() as listener:
             try:
                 listener.bind(("127.0.0.1", port))
