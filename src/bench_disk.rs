@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crypto::hash::{md5, sha256};
+use crypto::md5_lanes::{Job, Stream, update_all};
 use erasure::{Coder, ErasureError};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -314,6 +315,14 @@ fn coders(clock: &Clock) -> Result<Vec<Figure>, BenchDiskError> {
         rated(clock, "CRC-64/NVME", source.len(), || crc64(black_box(&source))),
         rated(clock, "SHA-256", source.len(), || sha256(black_box(&source))),
         rated(clock, "MD5", source.len(), || md5(black_box(&source))),
+        rated(clock, "MD5, 8 at once", source.len(), || {
+            let pieces: Vec<[&[u8]; 1]> = black_box(&source).chunks(SHARD_LEN).map(|piece| [piece]).collect();
+            let mut streams = vec![Stream::default(); pieces.len()];
+            let jobs = streams.iter_mut().zip(&pieces);
+            let mut jobs: Vec<Job<'_>> = jobs.map(|(stream, pieces)| Job { stream, pieces }).collect();
+            update_all(&mut jobs);
+            black_box(streams);
+        }),
     ];
     for (name, data, parity) in [("erasure encode 4+2", 4, 2), ("erasure encode 8+3", 8, 3)] {
         let coder = Coder::new(data, parity)?;

@@ -18,3 +18,4 @@ pub mod keys;
 pub mod seal;
 
 pub mod mac;
+pub mod md5_lanes;

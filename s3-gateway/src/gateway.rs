@@ -15,6 +15,7 @@ use types::ids::RequestId;
 use types::names::{BucketName, ObjectKey};
 
 use crate::auth::{Authenticated, Payload as Vouched, Verifier};
+use crate::body::hashing::Md5Queue;
 use crate::body::payload::{self, Payload};
 use crate::config::Config;
 use crate::dates;
@@ -40,6 +41,8 @@ pub struct Gateway {
     pub config: Config,
     /// Checks signatures.
     pub verifier: Verifier,
+    /// Where the bodies under way meet for MD5.
+    pub md5_queue: Md5Queue,
     /// Counts.
     pub metrics: Metrics,
     /// The text of `x-amz-id-2`.
@@ -60,6 +63,7 @@ impl Gateway {
             objects,
             verifier: Verifier::new(&config.region),
             config,
+            md5_queue: Md5Queue::default(),
             metrics: Metrics::default(),
             host_id: crypto::hash::base64_encode(&random[8..]),
             request_prefix: platform.random().next_u64(),

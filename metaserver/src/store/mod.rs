@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod flips;
+mod hot;
 pub mod memory;
 pub mod rocks;
 
@@ -121,29 +122,37 @@ mod tests {
     use std::rc::Rc;
 
     fn contract(store: &StateStore) {
-        store.write(&vec![(b"a".to_vec(), Some(b"1".to_vec())), (b"c".to_vec(), Some(b"3".to_vec()))]).expect("write");
-        store.write(&vec![(b"b".to_vec(), Some(b"2".to_vec())), (b"a".to_vec(), None)]).expect("write");
-        assert_eq!(store.get(b"a").expect("get"), None);
-        assert_eq!(store.get(b"b").expect("get"), Some(b"2".to_vec()));
-        let mut seen = Vec::new();
-        store
-            .scan(b"", None, &mut |key, value| {
-                seen.push((key.to_vec(), value.to_vec()));
-                true
-            })
-            .expect("scan");
-        assert_eq!(seen, vec![(b"b".to_vec(), b"2".to_vec()), (b"c".to_vec(), b"3".to_vec())]);
-        let mut seen = 0;
-        store
-            .scan(b"b", Some(b"c"), &mut |_, _| {
-                seen += 1;
-                true
-            })
-            .expect("scan");
-        assert_eq!(seen, 1);
-        store.replace(&[vec![(b"x".to_vec(), b"9".to_vec())]]).expect("replace");
-        assert_eq!(store.get(b"b").expect("get"), None);
-        assert_eq!(store.get(b"x").expect("get"), Some(b"9".to_vec()));
+        rows_of_tables(store, b"");
+        // Rows of these are kept beside the database.
+        rows_of_tables(store, &[proto::keys::table::SESSION]);
+    }
+
+    fn rows_of_tables(store: &StateStore, table: &[u8]) {
+        let row = |name: &str| [table, name.as_bytes()].concat();
+        let put = |name: &str, value: &str| (row(name), Some(value.as_bytes().to_vec()));
+        let get = |name: &str| store.get(&row(name)).expect("get").map(|value| String::from_utf8(value).expect("text"));
+        store.replace(&[]).expect("empty");
+        assert_eq!(get("a"), None);
+        store.write(&vec![put("a", "1"), put("c", "3")]).expect("write");
+        assert_eq!(get("a").as_deref(), Some("1"));
+        store.write(&vec![put("b", "2"), (row("a"), None)]).expect("write");
+        assert_eq!(get("a"), None);
+        assert_eq!(get("b").as_deref(), Some("2"));
+        let seen = |start: &str, end: Option<&str>| {
+            let mut seen = Vec::new();
+            store
+                .scan(&row(start), end.map(row).as_deref(), &mut |key, value| {
+                    seen.push((key.to_vec(), Some(value.to_vec())));
+                    true
+                })
+                .expect("scan");
+            seen
+        };
+        assert_eq!(seen("", None), [put("b", "2"), put("c", "3")]);
+        assert_eq!(seen("b", Some("c")), [put("b", "2")]);
+        store.replace(&[vec![(row("x"), b"9".to_vec())]]).expect("replace");
+        assert_eq!(get("b"), None);
+        assert_eq!(get("x").as_deref(), Some("9"));
     }
 
     #[test]
@@ -152,7 +161,8 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("bixi-state-{}", std::process::id()));
         contract(&StateStore::Rocks(Rc::new(RocksStore::open(&dir).expect("open"))));
         let again = RocksStore::open(&dir).expect("open again");
-        assert_eq!(again.get(b"x").expect("get"), Some(b"9".to_vec()), "replace is durable");
+        let row = [&[proto::keys::table::SESSION], b"x".as_slice()].concat();
+        assert_eq!(again.get(&row).expect("get"), Some(b"9".to_vec()), "replace is durable");
         drop(again);
         #[expect(clippy::disallowed_methods, reason = "a test cleans up behind itself")]
         std::fs::remove_dir_all(&dir).expect("clean up");

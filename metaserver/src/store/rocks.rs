@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, ReadOptions, WriteBatch, WriteOptions};
 
+use super::hot::{self, HotRows};
 use super::{Batch, StoreFault};
 
 /// Bytes of block cache.
@@ -24,6 +25,7 @@ const MEMTABLE_BYTES: usize = 16 << 20;
 pub struct RocksStore {
     dir: PathBuf,
     db: RefCell<Arc<DB>>,
+    hot: RefCell<HotRows>,
 }
 
 fn fault(what: &str, error: impl std::fmt::Display) -> StoreFault {
@@ -68,7 +70,7 @@ impl RocksStore {
             Err(error) => return Err(fault("read state-current", error)),
         };
         let db = open_db(&dir.join(current))?;
-        Ok(RocksStore { dir: dir.to_owned(), db: RefCell::new(db) })
+        Ok(RocksStore { dir: dir.to_owned(), db: RefCell::new(db), hot: RefCell::default() })
     }
 
     /// Opens an empty store beside one that cannot be opened, and uses it from now on only if it is
@@ -82,7 +84,7 @@ impl RocksStore {
             fs::remove_dir_all(&path).map_err(|error| fault("remove what was left over", error))?;
         }
         let db = open_db(&path)?;
-        Ok(RocksStore { dir: dir.to_owned(), db: RefCell::new(db) })
+        Ok(RocksStore { dir: dir.to_owned(), db: RefCell::new(db), hot: RefCell::default() })
     }
 
     /// The value of a key.
@@ -90,7 +92,15 @@ impl RocksStore {
     /// # Errors
     /// Damage.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
-        self.db.borrow().get(key).map_err(|error| fault("get", error))
+        let hot = hot::is_hot(key);
+        if hot && let Some(known) = self.hot.borrow_mut().get(key) {
+            return Ok(known);
+        }
+        let value = self.db.borrow().get(key).map_err(|error| fault("get", error))?;
+        if hot {
+            self.hot.borrow_mut().learn(key, &value);
+        }
+        Ok(value)
     }
 
     pub(super) fn scan(
@@ -117,7 +127,15 @@ impl RocksStore {
     }
 
     pub(super) fn write(&self, batch: &Batch) -> Result<(), StoreFault> {
-        write(&self.db.borrow(), batch.iter().map(|(key, value)| (key.as_slice(), value.as_deref())))
+        let rows = || batch.iter().map(|(key, value)| (key.as_slice(), value.as_deref()));
+        if let Err(fault) = write(&self.db.borrow(), rows()) {
+            // What of it is there, nobody knows.
+            *self.hot.borrow_mut() = HotRows::default();
+            return Err(fault);
+        }
+        let mut hot = self.hot.borrow_mut();
+        rows().filter(|(key, _)| hot::is_hot(key)).for_each(|(key, value)| hot.change(key, value));
+        Ok(())
     }
 
     pub(super) fn flusher(&self) -> impl FnOnce() -> Result<(), StoreFault> + Send + 'static {
@@ -139,6 +157,7 @@ impl RocksStore {
         db.flush().map_err(|error| fault("flush", error))?;
         point_to(&self.dir, &name)?;
         *self.db.borrow_mut() = db;
+        *self.hot.borrow_mut() = HotRows::default();
         // The old directory is garbage from here on; failing to remove it costs space only.
         let is_state = old.starts_with("state-") && !old.contains('/') && old != name;
         if is_state && let Err(error) = fs::remove_dir_all(self.dir.join(old)) {

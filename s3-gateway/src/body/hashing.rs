@@ -2,14 +2,20 @@
 //!
 //! Small bodies are hashed where they are. Of large ones a job of at least [`JOB_LEN`] bytes is
 //! kept under way on the worker lane while the bytes themselves go on to the disks, so that MD5
-//! (about 600 MB/s) does not stand in the path of the data.
+//! does not stand in the path of the data. MD5 of all bodies that are there at the same time goes side by side
+//! ([`Md5Queue`]): one alone makes about 500 MiB/s, eight together 2,800.
 //!
-//! Invariant: at most one job is under way and less than two jobs' bytes are held.
+//! Invariant: of a body at most one job is under way and less than two jobs' bytes are held.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use crypto::hash::{Md5, Sha1, Sha256};
+use crypto::hash::{Sha1, Sha256};
+use crypto::md5_lanes::{self, LANES};
 use platform::Platform;
 use platform::tasks::TaskHandle;
+use tokio::sync::oneshot;
 use types::checksum::Crc;
 
 use super::checksum::ChecksumKind;
@@ -22,7 +28,13 @@ const IN_PLACE_MAX: usize = 128 << 10;
 
 /// The running hashes of one body.
 pub struct Hashes {
-    md5: Option<Md5>,
+    md5: Option<md5_lanes::Stream>,
+    others: Others,
+}
+
+/// Those that are made message by message.
+#[derive(Default)]
+struct Others {
     sha256: Option<Sha256>,
     sha1: Option<Sha1>,
     crc: Option<Crc>,
@@ -42,12 +54,12 @@ pub struct Digests {
 impl Hashes {
     /// `md5` always pays for an ETag; `sha256` only if the payload was signed.
     pub fn new(md5: bool, sha256: bool, kind: Option<ChecksumKind>) -> Hashes {
-        Hashes {
-            md5: md5.then(Md5::new),
+        let others = Others {
             sha256: (sha256 || kind == Some(ChecksumKind::Sha256)).then(Sha256::new),
             sha1: (kind == Some(ChecksumKind::Sha1)).then(Sha1::new),
             crc: kind.and_then(ChecksumKind::crc).map(Crc::new),
-        }
+        };
+        Hashes { md5: md5.then(md5_lanes::Stream::default), others }
     }
 
     /// Adds bytes.
@@ -55,6 +67,21 @@ impl Hashes {
         if let Some(md5) = &mut self.md5 {
             md5.update(bytes);
         }
+        self.others.update(bytes);
+    }
+
+    /// Ends them; `kind` is what [`Hashes::new`] was given.
+    pub fn finish(self, kind: Option<ChecksumKind>) -> Digests {
+        Digests { md5: self.md5.map(md5_lanes::Stream::finish), ..self.others.finish(kind) }
+    }
+}
+
+impl Others {
+    fn any(&self) -> bool {
+        self.sha256.is_some() || self.sha1.is_some() || self.crc.is_some()
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
         if let Some(sha256) = &mut self.sha256 {
             sha256.update(bytes);
         }
@@ -66,8 +93,7 @@ impl Hashes {
         }
     }
 
-    /// Ends them; `kind` is what [`Hashes::new`] was given.
-    pub fn finish(self, kind: Option<ChecksumKind>) -> Digests {
+    fn finish(self, kind: Option<ChecksumKind>) -> Digests {
         let sha256 = self.sha256.map(Sha256::finish);
         let checksum = kind.and_then(|kind| {
             let raw = match kind {
@@ -77,17 +103,87 @@ impl Hashes {
             };
             Some((kind, raw))
         });
-        Digests { md5: self.md5.map(Md5::finish), sha256, checksum }
+        Digests { md5: None, sha256, checksum }
+    }
+}
+
+/// Where the bodies of a gateway meet for MD5. One thread of the lane takes what waits, up to [`LANES`] at once;
+/// what comes meanwhile is its next turn, so that the busier the gateway is, the more go side by side. A second
+/// thread helps once more waits than one takes.
+#[derive(Clone, Default)]
+pub struct Md5Queue(Arc<Mutex<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    works: VecDeque<Md5Work>,
+    threads: usize,
+}
+
+struct Md5Work {
+    stream: md5_lanes::Stream,
+    pieces: Vec<Bytes>,
+    done: oneshot::Sender<md5_lanes::Stream>,
+}
+
+impl Md5Queue {
+    /// Adds `pieces` to a message. None: the machine stops.
+    async fn update(
+        &self,
+        platform: &Platform,
+        stream: md5_lanes::Stream,
+        pieces: Vec<Bytes>,
+    ) -> Option<md5_lanes::Stream> {
+        let (done, answer) = oneshot::channel();
+        if self.push(Md5Work { stream, pieces, done }) {
+            // A task of its own: it goes on with others' works after ours, and when we are dropped.
+            let (queue, lane) = (self.clone(), platform.lane().clone());
+            platform.tasks().spawn(async move { lane.run(move || queue.work()).await });
+        }
+        answer.await.ok()
+    }
+
+    /// Whether another thread should help.
+    fn push(&self, work: Md5Work) -> bool {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.works.push_back(work);
+        let helps = waiting.works.len() > LANES * waiting.threads;
+        waiting.threads += usize::from(helps);
+        helps
+    }
+
+    fn work(&self) {
+        loop {
+            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = waiting.works.len().min(LANES);
+            let mut works: Vec<Md5Work> = waiting.works.drain(..count).collect();
+            waiting.threads -= usize::from(works.is_empty());
+            drop(waiting);
+            if works.is_empty() {
+                return;
+            }
+            let mut streams: Vec<md5_lanes::Stream> =
+                works.iter_mut().map(|work| std::mem::take(&mut work.stream)).collect();
+            let pieces: Vec<Vec<&[u8]>> =
+                works.iter().map(|work| work.pieces.iter().map(Bytes::as_ref).collect()).collect();
+            let mut jobs: Vec<md5_lanes::Job<'_>> =
+                streams.iter_mut().zip(&pieces).map(|(stream, pieces)| md5_lanes::Job { stream, pieces }).collect();
+            md5_lanes::update_all(&mut jobs);
+            for (work, stream) in works.into_iter().zip(streams) {
+                // The body's reader may have gone away; then nobody wants it.
+                let _ = work.done.send(stream);
+            }
+        }
     }
 }
 
 /// Hashes a stream, beside the thread that serves it once it grows.
 pub struct HashPipeline {
     platform: Platform,
+    queue: Md5Queue,
     kind: Option<ChecksumKind>,
     /// Here unless a job has them.
     hashes: Option<Hashes>,
-    job: Option<TaskHandle<Hashes>>,
+    job: Option<TaskHandle<Option<Hashes>>>,
     waiting: Vec<Bytes>,
     waiting_len: usize,
     seen: usize,
@@ -95,9 +191,10 @@ pub struct HashPipeline {
 
 impl HashPipeline {
     /// For a stream that needs `hashes`.
-    pub fn new(platform: &Platform, hashes: Hashes, kind: Option<ChecksumKind>) -> HashPipeline {
+    pub fn new(platform: &Platform, queue: &Md5Queue, hashes: Hashes, kind: Option<ChecksumKind>) -> HashPipeline {
         HashPipeline {
             platform: platform.clone(),
+            queue: queue.clone(),
             kind,
             hashes: Some(hashes),
             job: None,
@@ -137,18 +234,30 @@ impl HashPipeline {
     }
 
     async fn start_job(&mut self) -> S3Result<()> {
-        let mut hashes = self.take_hashes().await?;
+        let Hashes { md5, mut others } = self.take_hashes().await?;
         let pieces = std::mem::take(&mut self.waiting);
         self.waiting_len = 0;
-        let lane = self.platform.lane().clone();
+        let (platform, queue) = (self.platform.clone(), self.queue.clone());
         let job = async move {
-            lane.run(move || {
-                for piece in &pieces {
-                    hashes.update(piece);
+            let side_by_side = async {
+                match md5 {
+                    Some(stream) => queue.update(&platform, stream, pieces.clone()).await.map(Some),
+                    None => Some(None),
                 }
-                hashes
-            })
-            .await
+            };
+            let alone = async {
+                if !others.any() {
+                    return others;
+                }
+                let pieces = pieces.clone();
+                let hash = move || {
+                    pieces.iter().for_each(|piece| others.update(piece));
+                    others
+                };
+                platform.lane().run(hash).await
+            };
+            let (md5, others) = tokio::join!(side_by_side, alone);
+            md5.map(|md5| Hashes { md5, others })
         };
         self.job = Some(self.platform.tasks().spawn(job));
         Ok(())
@@ -159,7 +268,7 @@ impl HashPipeline {
             return Ok(hashes);
         }
         match self.job.take() {
-            Some(job) => job.await.map_err(|_| Code::ServiceUnavailable.into()),
+            Some(job) => job.await.ok().flatten().ok_or_else(|| Code::ServiceUnavailable.into()),
             None => Err(Code::InternalError.into()),
         }
     }
@@ -167,7 +276,7 @@ impl HashPipeline {
 
 #[cfg(test)]
 mod tests {
-    use super::{HashPipeline, Hashes, JOB_LEN};
+    use super::{HashPipeline, Hashes, JOB_LEN, Md5Queue};
     use crate::body::checksum::ChecksumKind;
     use bytes::Bytes;
     use crypto::hash::{md5, sha256};
@@ -179,7 +288,8 @@ mod tests {
             let copy = Bytes::from(data.clone());
             let digests = platform::run(|platform| async move {
                 let hashes = Hashes::new(true, true, Some(ChecksumKind::Crc32));
-                let mut pipeline = HashPipeline::new(&platform, hashes, Some(ChecksumKind::Crc32));
+                let queue = Md5Queue::default();
+                let mut pipeline = HashPipeline::new(&platform, &queue, hashes, Some(ChecksumKind::Crc32));
                 for start in (0..copy.len()).step_by(50_000) {
                     let piece = copy.slice(start..copy.len().min(start + 50_000));
                     pipeline.update(&piece).await.unwrap();
@@ -190,6 +300,38 @@ mod tests {
             assert_eq!(digests.sha256, Some(sha256(&data)));
             let crc = types::checksum::crc32(&data).to_be_bytes().to_vec();
             assert_eq!(digests.checksum, Some((ChecksumKind::Crc32, crc)));
+        }
+    }
+
+    #[test]
+    fn many_bodies_at_once_and_bodies_given_up_do_not_disturb_each_other() {
+        let bodies: Vec<Bytes> = (0..40usize)
+            .map(|number| (0..JOB_LEN + number * 40_013).map(|index| (index * (number + 3) % 251) as u8).collect())
+            .collect();
+        let expected: Vec<_> = bodies.iter().map(|body| Some(md5(body))).collect();
+        let found = platform::run(|platform| async move {
+            let queue = Md5Queue::default();
+            let tasks: Vec<_> = bodies
+                .into_iter()
+                .enumerate()
+                .map(|(number, body)| {
+                    let mut pipeline = HashPipeline::new(&platform, &queue, Hashes::new(true, false, None), None);
+                    platform.tasks().spawn(async move {
+                        for start in (0..body.len()).step_by(65_536) {
+                            pipeline.update(&body.slice(start..body.len().min(start + 65_536))).await.unwrap();
+                        }
+                        if number % 5 == 0 { None } else { pipeline.finish().await.unwrap().md5 }
+                    })
+                })
+                .collect();
+            let mut found = Vec::new();
+            for task in tasks {
+                found.push(task.await.unwrap());
+            }
+            found
+        });
+        for (number, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert_eq!(found, if number % 5 == 0 { &None } else { expected }, "{number}");
         }
     }
 }

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use client::object::writer::ObjectWriter;
 use crypto::hash::{base64_decode, base64_encode, constant_time_eq, hex_encode};
 use http::HeaderMap;
-use platform::Platform;
 
 use super::checksum::{self, Announced, ChecksumKind};
 use super::hashing::{Digests, HashPipeline, Hashes};
 use super::payload::Payload;
 use crate::errors::{Code, S3Error, S3Result};
+use crate::gateway::Gateway;
 
 /// What a body turned out to be.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub fn expected(headers: &HeaderMap) -> S3Result<Expected> {
 
 /// Streams the payload into the writer. `store` is a kind to compute even if none was announced.
 pub async fn into_writer(
-    platform: &Platform,
+    gateway: &Gateway,
     payload: &mut Payload,
     writer: &mut ObjectWriter,
     expected: &Expected,
@@ -56,7 +56,7 @@ pub async fn into_writer(
 ) -> S3Result<Received> {
     let kind = expected.announced.kind.or(store);
     let hashes = Hashes::new(true, payload.signed_sha256().is_some(), kind);
-    let mut pipeline = HashPipeline::new(platform, hashes, kind);
+    let mut pipeline = HashPipeline::new(&gateway.platform, &gateway.md5_queue, hashes, kind);
     while let Some(piece) = payload.next().await? {
         pipeline.update(&piece).await?;
         writer.write(piece).await?;
@@ -82,9 +82,10 @@ pub struct Receiver {
 
 impl Receiver {
     /// Nothing yet.
-    pub fn new(platform: &Platform, expected: Expected) -> Receiver {
+    pub fn new(gateway: &Gateway, expected: Expected) -> Receiver {
         let kind = expected.announced.kind;
-        Receiver { pipeline: HashPipeline::new(platform, Hashes::new(true, false, kind), kind), expected, len: 0 }
+        let pipeline = HashPipeline::new(&gateway.platform, &gateway.md5_queue, Hashes::new(true, false, kind), kind);
+        Receiver { pipeline, expected, len: 0 }
     }
 
     /// Bytes so far.

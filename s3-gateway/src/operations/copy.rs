@@ -181,7 +181,8 @@ async fn stream(
 ) -> S3Result<Received> {
     let mut left = range.end - range.start;
     let mut reader = call.gateway.objects.open(info, range);
-    let mut pipeline = HashPipeline::new(&call.gateway.platform, Hashes::new(true, false, kind), kind);
+    let mut pipeline =
+        HashPipeline::new(&call.gateway.platform, &call.gateway.md5_queue, Hashes::new(true, false, kind), kind);
     while left > 0 {
         let short = || S3Error::new(Code::InternalError, "The source is shorter than its size");
         let piece: Bytes = reader.next().await?.ok_or_else(short)?;

@@ -33,9 +33,9 @@ pub async fn upload(call: &mut Call) -> S3Result<Reply> {
         ));
     }
     let mut payload = call.payload()?;
-    let platform = call.gateway.platform.clone();
+    let gateway = call.gateway.clone();
     let mut writer = call.gateway.objects.writer(&bucket, Some(payload.whole_len()));
-    let received = receive::into_writer(&platform, &mut payload, &mut writer, &expected, upload_kind).await?;
+    let received = receive::into_writer(&gateway, &mut payload, &mut writer, &expected, upload_kind).await?;
     let objects = &call.gateway.objects;
     let part = objects.put_part(&bucket, &key, &upload_id, number, writer, received.etag, received.checksums).await?;
     let mut reply = Reply::ok().with("etag", &format!("\"{}\"", part.etag));

@@ -117,7 +117,7 @@ async fn store(call: &mut Call, mut upload: Upload, policy: &PolicyDocument) -> 
             .field("MaxSizeAllowed", most.to_string())
     };
     let mut writer = call.gateway.objects.writer(&bucket, None);
-    let mut receiver = receive::Receiver::new(&call.gateway.platform, expected);
+    let mut receiver = receive::Receiver::new(&call.gateway, expected);
     let mut piece = std::mem::take(&mut upload.first);
     loop {
         if receiver.received_len() + piece.len() as u64 > most {

@@ -17,9 +17,9 @@ pub async fn object(call: &mut Call) -> S3Result<Reply> {
     let bucket = call.bucket().await?;
     let mut meta = headers::object_meta(&call.parts.headers, &bucket.owner)?;
     let mut payload = call.payload()?;
-    let platform = call.gateway.platform.clone();
+    let gateway = call.gateway.clone();
     let mut writer = call.gateway.objects.writer(&bucket, Some(payload.whole_len()));
-    let received = receive::into_writer(&platform, &mut payload, &mut writer, &expected, None).await?;
+    let received = receive::into_writer(&gateway, &mut payload, &mut writer, &expected, None).await?;
     meta.etag = received.etag;
     meta.checksums = received.checksums;
     if !meta.checksums.is_empty() {
