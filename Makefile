@@ -43,6 +43,7 @@ HOURS ?= 1
 # What a change must pass always runs the same seeds; `make sim` and `make fuzz` draw new ones.
 FIRST_SEED ?= 1
 FUZZ_SMOKE_SECONDS ?= 5
+TEST_WORKERS ?= 2
 
 PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
             e2fsprogs iproute2 nftables faketime libnbd-bin qemu-utils fio
@@ -126,8 +127,11 @@ collect: venv
 	@"$(VENV)/bin/pytest" -c tests/pytest.ini --collect-only --quiet tests >"$(VENV)/collected" || { cat "$(VENV)/collected"; exit 1; }
 
 # Real clients against the real program, and real faults below it.
+# Most tests wait more than they work: their files are shared by two processes. Those that measure
+# time, or load the machine, come after them, one by one.
 e2e: build faultdev venv guest
-	"$(VENV)/bin/pytest" -c tests/pytest.ini tests
+	@"$(VENV)/bin/pytest" -c tests/pytest.ini -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" tests
+	"$(VENV)/bin/pytest" -c tests/pytest.ini -m alone tests
 
 # Every variant of every fault, over and over, with another seed each time.
 # The program of the landing before, for tests/e2e/test_upgrade.py: four minutes, once.

@@ -308,6 +308,7 @@ def test_export_of_scattered_changes_moves_little_more_than_they_are(server, nam
     assert changed == len(places) * 4096
 
 
+@pytest.mark.alone
 def test_limits_hold_at_once(server, name):
     client = Nbd(server.nbd)
     client.upgrade(EXTENDED)

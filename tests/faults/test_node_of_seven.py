@@ -9,12 +9,16 @@ import subprocess
 import threading
 import time
 
+import pytest
+
 from harness import Cluster, noise, program
 
 MIB = 1 << 20
 STORED = int(os.environ.get("BIXI_TEST_NODE_MIB", "160"))
 SECONDS = 20 if STORED >= 1000 else 5
 SIZE = MIB
+
+pytestmark = pytest.mark.alone
 
 
 class Load:

@@ -32,7 +32,7 @@ SIZE = 32 * MIB
 # Blocks beyond those of the load: written by hand.
 BY_HAND = SIZE // BLOCK
 
-pytestmark = pytest.mark.timeout(300 + 60 * (TAKE_OVERS + KILLS + CUTS) + OUTAGE)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300 + 60 * (TAKE_OVERS + KILLS + CUTS) + OUTAGE)]
 
 
 class Doors(Server):
