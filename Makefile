@@ -104,7 +104,9 @@ test: setup
 check:
 	cargo xtask check
 
+# Programs and tests are compiled together: apart, one half would wait for the last package of the other.
 unit:
+	cargo build --release --workspace --all-targets
 	@if cargo nextest --version >/dev/null 2>&1; then
 	  cargo nextest run --release --workspace --no-fail-fast --status-level slow
 	else
@@ -126,11 +128,11 @@ faultdev:
 collect: venv
 	@"$(VENV)/bin/pytest" -c tests/pytest.ini --collect-only --quiet tests >"$(VENV)/collected" || { cat "$(VENV)/collected"; exit 1; }
 
-# Real clients against the real program, and real faults below it.
-# Most tests wait more than they work: their files are shared by two processes. Those that measure
-# time, or load the machine, come after them, one by one.
+# Real clients against the real program, and real faults below it. Most tests wait more than they
+# work: their files are shared by two processes. Those that bound a time, or load the machine, come after
+# them, one by one.
 e2e: build faultdev venv guest
-	@"$(VENV)/bin/pytest" -c tests/pytest.ini -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" tests
+	"$(VENV)/bin/pytest" -c tests/pytest.ini -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" tests
 	"$(VENV)/bin/pytest" -c tests/pytest.ini -m alone tests
 
 # Every variant of every fault, over and over, with another seed each time.
