@@ -106,8 +106,8 @@ check:
 
 # Programs and tests are compiled together: apart, one half would wait for the last package of the other.
 unit:
-	cargo build --release --workspace --all-targets
-	@if cargo nextest --version >/dev/null 2>&1; then
+	@cargo build --release --workspace --all-targets
+	if cargo nextest --version >/dev/null 2>&1; then
 	  cargo nextest run --release --workspace --no-fail-fast --status-level slow
 	else
 	  cargo test --release --workspace --no-fail-fast
@@ -135,11 +135,11 @@ e2e: build faultdev venv guest
 	"$(VENV)/bin/pytest" -c tests/pytest.ini -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" tests
 	"$(VENV)/bin/pytest" -c tests/pytest.ini -m alone tests
 
-# Every variant of every fault, over and over, with another seed each time.
 # The program of the landing before, for tests/e2e/test_upgrade.py: four minutes, once.
 previous: setup
 	@tests/previous.sh
 
+# Every variant of every fault, over and over, with another seed each time.
 soak: setup build faultdev venv
 	"$(VENV)/bin/python" tests/soak.py --hours $(HOURS) $(ARGS)
 
