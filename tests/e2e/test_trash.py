@@ -231,7 +231,7 @@ def test_a_purge_goes_on_after_kill_9_in_the_middle(tmp_path):
             print(f"killed with {seen} of {count} objects left")
             server.kill()
             server.start()
-            # A part of it is gone.
+            # It was given up: a part of it may be gone.
             refused = server.command("bucket", "restore", "many")
             assert refused.returncode in (3, 4), refused.stderr
         wait_for("the purge ends", lambda: is_empty(server))
