@@ -43,6 +43,7 @@ HOURS ?= 1
 # What a change must pass always runs the same seeds; `make sim` and `make fuzz` draw new ones.
 FIRST_SEED ?= 1
 FUZZ_SMOKE_SECONDS ?= 5
+TEST_WORKERS ?= 2
 
 PACKAGES := clang libclang-dev cmake make pkg-config protobuf-compiler fuse3 python3-venv curl ca-certificates gcc g++ \
             e2fsprogs iproute2 nftables faketime libnbd-bin qemu-utils fio
@@ -103,8 +104,10 @@ test: setup
 check:
 	cargo xtask check
 
+# Programs and tests are compiled together: apart, one half would wait for the last package of the other.
 unit:
-	@if cargo nextest --version >/dev/null 2>&1; then
+	@cargo build --release --workspace --all-targets
+	if cargo nextest --version >/dev/null 2>&1; then
 	  cargo nextest run --release --workspace --no-fail-fast --status-level slow
 	else
 	  cargo test --release --workspace --no-fail-fast
@@ -125,15 +128,18 @@ faultdev:
 collect: venv
 	@"$(VENV)/bin/pytest" -c tests/pytest.ini --collect-only --quiet tests >"$(VENV)/collected" || { cat "$(VENV)/collected"; exit 1; }
 
-# Real clients against the real program, and real faults below it.
+# Real clients against the real program, and real faults below it. Most tests wait more than they
+# work: their files are shared by two processes. Those that bound a time, or load the machine, come after
+# them, one by one.
 e2e: build faultdev venv guest
-	"$(VENV)/bin/pytest" -c tests/pytest.ini tests
+	"$(VENV)/bin/pytest" -c tests/pytest.ini -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" tests
+	"$(VENV)/bin/pytest" -c tests/pytest.ini -m alone tests
 
-# Every variant of every fault, over and over, with another seed each time.
 # The program of the landing before, for tests/e2e/test_upgrade.py: four minutes, once.
 previous: setup
 	@tests/previous.sh
 
+# Every variant of every fault, over and over, with another seed each time.
 soak: setup build faultdev venv
 	"$(VENV)/bin/python" tests/soak.py --hours $(HOURS) $(ARGS)
 

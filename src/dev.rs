@@ -91,8 +91,8 @@ pub struct DevConfig {
 }
 
 const LOOPBACK: &str = "127.0.0.1";
-/// Ports of processes: below those that Linux gives to clients.
-const PORTS: std::ops::Range<u64> = 16_000..32_000;
+/// Ports of processes: below those that Linux gives to clients, and not those of tests/harness.py.
+const PORTS: std::ops::Range<u64> = 24_000..32_000;
 /// How long the processes may take to become ready.
 const READY: Duration = Duration::from_secs(60);
 

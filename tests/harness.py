@@ -58,8 +58,17 @@ def client_path(name: str) -> str:
     return path
 
 
-PORTS = range(16_000, 32_000)  # below those that the kernel gives to clients
-ports_tried = itertools.count(random.SystemRandom().randrange(len(PORTS)))
+# Below those that the kernel gives to clients, and not those that `bixi dev` gives to its processes.
+PORTS = range(16_000, 24_000)
+
+
+def ports_of(worker: int, workers: int) -> range:
+    """The ports of one of several processes that run tests at the same time (pytest-xdist); no two share one."""
+    return PORTS[worker::workers]
+
+
+MY_PORTS = ports_of(int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+ports_tried = itertools.count(random.SystemRandom().randrange(len(MY_PORTS)))
 
 
 def free_port() -> int:
@@ -67,7 +76,7 @@ def free_port() -> int:
     while the server is down: one from below its range. None is given twice in a run, for a server that is not yet
     started, or is down for a while, does not hold its own."""
     while True:
-        port = PORTS[next(ports_tried) % len(PORTS)]
+        port = MY_PORTS[next(ports_tried) % len(MY_PORTS)]
         with socket.socket() as listener:
             try:
                 listener.bind(("127.0.0.1", port))

@@ -20,8 +20,6 @@ pub mod faults;
 pub mod history;
 pub mod inspect;
 pub mod journal;
-#[cfg(test)]
-mod leader;
 pub mod linear;
 pub mod models;
 pub mod moves;

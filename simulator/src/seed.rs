@@ -189,7 +189,7 @@ async fn moves_are_whole(cluster: Rc<Cluster>) {
 }
 
 /// Founds the cluster: its row, all disks, the bucket.
-pub(crate) async fn found(cluster: &Rc<Cluster>) -> Option<Layers> {
+pub async fn found(cluster: &Rc<Cluster>) -> Option<Layers> {
     let platform = cluster.simulation.platform();
     let layers = layers(cluster, &platform, "driver", &cluster.row(), 0);
     let outcome = layers.meta.bare_command(Body::InitCluster(cluster.row())).await;
@@ -234,77 +234,4 @@ fn judge(cluster: &Cluster) -> u64 {
     let (wrong, too_hard) = cluster.volumes.judge();
     wrong.into_iter().for_each(|what| cluster.violated(Checker::Volumes, what));
     undecided + too_hard
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Options, PlantedBug, run};
-
-    /// Seeds that once found a bug.
-    const OLD_SEEDS: &str = include_str!("../seeds.txt");
-
-    /// Runs a seed that must pass.
-    fn passes(seed: u64, options: &Options) -> super::Report {
-        let report = run(seed, options);
-        assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
-        report
-    }
-
-    #[test]
-    fn same_seed_twice_gives_the_same_trace() {
-        for seed in [3, 4, 5] {
-            let (one, two) = (run(seed, &Options::default()), run(seed, &Options::default()));
-            assert_eq!(one.trace_hash, two.trace_hash, "seed {seed}");
-            assert_eq!((one.operations, one.story), (two.operations, two.story), "seed {seed}");
-            assert_ne!(one.trace_hash, run(seed + 10, &Options::default()).trace_hash);
-        }
-    }
-
-    #[test]
-    fn volumes_show_what_they_may_in_six_seeds() {
-        for seed in 200..206 {
-            let report = passes(seed, &Options { volumes: true, ..Options::default() });
-            assert!(report.reached["volume is attached"] > 0 && report.operations > 100);
-        }
-    }
-
-    #[test]
-    fn planted_bug_is_found_volume_trimmed_early() {
-        is_found(PlantedBug::VolumeTrimmedEarly, 20);
-    }
-
-    #[test]
-    fn six_seeds_pass() {
-        for seed in 100..106 {
-            let report = passes(seed, &Options::default());
-            assert!(report.virtual_seconds >= 60.0 && report.operations > 0);
-        }
-    }
-
-    #[test]
-    fn seeds_that_found_bugs_pass() {
-        for line in OLD_SEEDS.lines() {
-            let mut words = line.split_whitespace();
-            let Some(seed) = words.next().and_then(|word| word.parse().ok()) else { continue };
-            passes(seed, &Options { volumes: words.next() == Some("--volumes"), ..Options::default() });
-        }
-    }
-
-    /// Within `seeds_max` seeds the planted bug must be found; the same faults without it find nothing.
-    fn is_found(bug: PlantedBug, seeds_max: u64) {
-        let found = (0..seeds_max).find(|seed| !run(*seed, &Options::planted(bug)).violations.is_empty());
-        let Some(seed) = found else { panic!("{bug:?} was not found within {seeds_max} seeds") };
-        let honest = Options { planted: Vec::new(), ..Options::planted(bug) };
-        passes(seed, &honest);
-    }
-
-    #[test]
-    fn planted_bug_is_found_ack_before_flush() {
-        is_found(PlantedBug::AckBeforeFlush, 10);
-    }
-
-    #[test]
-    fn planted_bug_is_found_seal_without_fence() {
-        is_found(PlantedBug::SealWithoutFence, 20);
-    }
 }

@@ -218,7 +218,7 @@ async fn columns(
 }
 
 /// Every replica must vote, whatever happened to its directory, and doubt nothing any more.
-pub(crate) async fn all_vote(cluster: &Cluster, clock: &Clock) {
+pub async fn all_vote(cluster: &Cluster, clock: &Clock) {
     let look = || -> Result<(), String> {
         let leader = cluster.leader().ok_or("no leader")?;
         let voters: BTreeSet<u64> = leader.replica().voters().into_iter().collect();
@@ -238,7 +238,7 @@ pub(crate) async fn all_vote(cluster: &Cluster, clock: &Clock) {
 }
 
 /// Replicas that applied the same must hold the same.
-pub(crate) async fn agree(cluster: &Cluster, clock: &Clock) {
+pub async fn agree(cluster: &Cluster, clock: &Clock) {
     let applied = || -> Option<Vec<u64>> {
         cluster.metas().iter().map(|meta| meta.as_ref().map(|meta| meta.replica().applied())).collect()
     };

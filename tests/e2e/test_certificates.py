@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 
-from harness import Cluster, program
+from harness import Cluster, program, wait_for
 
 
 def internal_address(cluster: Cluster, name: str) -> tuple:
@@ -70,16 +70,10 @@ def test_certificates(tmp_path):
             [program(), "cluster", "rotate-certificates", "--data", data, "--authority"], capture_output=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
-        deadline = time.monotonic() + 30
-        while authority_seen_at(address) == before:
-            assert time.monotonic() < deadline, "chunk-1 still shows its old certificate"
-            time.sleep(0.5)
+        wait_for("chunk-1 shows its new certificate", lambda: authority_seen_at(address) != before, pause=0.5)
         time.sleep(6)  # the last step, forgetting the old authority, is taken over too
         count = len(stored)
-        deadline = time.monotonic() + 30
-        while len(stored) < count + 10:
-            assert time.monotonic() < deadline, f"nothing is stored any more: {failures[-1:]}"
-            time.sleep(0.1)
+        wait_for("more is stored, or refused", lambda: failures or len(stored) >= count + 10)
         stop.set()
         worker.join()
         assert not failures, failures[:3]

@@ -20,6 +20,7 @@ ROUNDS = int(os.environ.get("BIXI_TEST_GUEST_ROUNDS", "1"))
 CHANGES_MIN = 40
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.skipif(not prepare.is_there(), reason="no guest is set up: make guest"),
     pytest.mark.timeout(300 + 300 * ROUNDS),
 ]

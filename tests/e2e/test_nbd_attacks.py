@@ -311,7 +311,7 @@ def test_many_queries_for_contexts(server):
     assert client.contexts("disk", "base", "base:", ":", "base:allocation:", "BASE:allocation", "bixi:changed-since/") == []
     began = time.monotonic()
     assert client.option(SET_CONTEXT, text(b"disk") + struct.pack(">I", 16_000) + bytes(4 * 16_000 - 8 * 4))[-1][0] == ERR_INVALID
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_headers_are_agreed_on_once(server):

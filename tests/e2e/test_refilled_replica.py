@@ -3,13 +3,10 @@ counts again, so that losing another one loses nothing."""
 
 import hashlib
 import shutil
-import time
 
 import pytest
 
-from harness import Server
-
-FILLED_SECONDS_MAX = 30
+from harness import Server, wait_for
 
 
 @pytest.fixture
@@ -65,10 +62,7 @@ def test_a_damaged_replica_is_filled_by_the_others_and_counts_again(server, dama
     server.kill()
     DAMAGES[damage](server.dirs[1])
     server.start()
-    deadline = time.monotonic() + FILLED_SECONDS_MAX
-    while "joined replica votes" not in server.log.read_text() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert "joined replica votes" in server.log.read_text(), server.log_tail()
+    wait_for("the replica that was filled votes", lambda: "joined replica votes" in server.log.read_text(), pause=0.2)
     client = server.client()
     client.put_object(Bucket="bucket", Key="later", Body=b"later")
     bodies["later"] = b"later"

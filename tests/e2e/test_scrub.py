@@ -17,10 +17,10 @@ from harness import Server, program
 # About nine seconds for everything at rest.
 SCRUB_DAYS = "0.0001"
 # Several cycles, each on a machine that is busy with other things too.
-REPAIRED_SECONDS_MAX = 75
+REPAIRED_SECONDS_MAX = 120
 
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture

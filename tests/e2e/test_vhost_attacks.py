@@ -562,7 +562,7 @@ def spoiled(attached, spoil) -> None:
     began = time.monotonic()
     spoil(master)
     assert master.is_rung(master.error), "the frontend hears of it"
-    assert time.monotonic() - began < 2, "and soon"
+    assert time.monotonic() - began < 10, "and soon"
     assert master.used() == 1
     master.ask(GET_FEATURES)
     master.close()

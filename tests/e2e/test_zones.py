@@ -43,6 +43,7 @@ def is_healthy(cluster):
     return chunks["healthy"] > 0 and not chunks["crowded"] and not chunks["degraded"] and not chunks["lost"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("whose", ["the leader's", "another"])
 def test_a_zone_of_three_is_lost_and_comes_back(cluster, whose):
     client = cluster.client()

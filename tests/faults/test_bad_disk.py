@@ -12,7 +12,7 @@ from devices import Devices, lacking
 from harness import LONG, Server, variants, wait_for
 from ledger import Ledger, Load
 
-pytestmark = pytest.mark.skipif(bool(lacking()), reason=lacking() or "never")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(lacking()), reason=lacking() or "never")]
 STEPS = 60
 FREEZE = 12.0 if LONG else 5.0
 MIB = 1536

@@ -10,7 +10,7 @@ from harness import Server, noise
 from raw import Raw, utc_now
 
 LIBRARIES = sorted(pathlib.Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-pytestmark = pytest.mark.skipif(not LIBRARIES, reason="needs libfaketime (Debian: faketime)")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(not LIBRARIES, reason="needs libfaketime (Debian: faketime)")]
 HOUR = datetime.timedelta(hours=1)
 
 

@@ -10,7 +10,7 @@ from ledger import Ledger, Load
 from networks import Networked, lacking, settled
 
 WHY_NOT = lacking()
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "never")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "never")]
 STEPS = 40
 
 

@@ -17,6 +17,8 @@ from ledger import Ledger, Load
 PAUSE = float(os.environ.get("BIXI_TEST_PAUSE", "5"))
 STEPS = 60
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def cluster(tmp_path):

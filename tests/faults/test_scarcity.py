@@ -18,6 +18,8 @@ MEMORY_V1 = pathlib.Path("/sys/fs/cgroup/memory")
 MEMORY_V2 = pathlib.Path("/sys/fs/cgroup")
 LIMIT = 256 << 20
 
+pytestmark = pytest.mark.alone
+
 
 class MemoryLimit:
     """A memory cgroup, of either version, with a limit and no swap."""

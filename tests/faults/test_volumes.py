@@ -109,6 +109,7 @@ class Zombie:
         return told
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("under", ["load", "reads"])
 def test_take_over_from_an_owner_that_is_paused(tmp_path, under):
     """`reads`: the old owner writes nothing, so what it knew last is all that it knows."""
@@ -170,6 +171,7 @@ def test_take_over_from_an_owner_that_is_paused(tmp_path, under):
         server.kill()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("count", [3, 4])
 def test_a_node_dies_and_no_client_sees_it(tmp_path, count):
     """Data and one of three metaservers are there; the leader is another one."""
@@ -232,6 +234,7 @@ class Dev:
         notes.check(self.attached.connect())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["dies", "is paused"])
 def test_the_leader_goes_and_nothing_stalls(tmp_path, how):
     with Dev(tmp_path) as dev:
@@ -257,6 +260,7 @@ def test_the_leader_goes_and_nothing_stalls(tmp_path, how):
         dev.check_again(notes)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", variants(["are paused"], ["die"]))
 def test_all_metaservers_are_gone_and_nothing_stalls(tmp_path, how):
     metas = ("meta-1", "meta-2", "meta-3")

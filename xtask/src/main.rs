@@ -77,13 +77,25 @@ fn run_tidy(root: &Path) -> bool {
 fn cargo(root: &Path, arguments: &[&str]) -> bool {
     println!("cargo {}", arguments.join(" "));
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    match Command::new(program).args(arguments).current_dir(root).status() {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_of_this_package) {
+            command.env_remove(name);
+        }
+    }
+    match command.args(arguments).current_dir(root).status() {
         Ok(status) => status.success(),
         Err(error) => {
             eprintln!("cargo did not start: {error}");
             false
         }
     }
+}
+
+/// What cargo tells a program that it runs about the program's own package. A build script that asks for one of
+/// these (ring's does) would be run again, with all that stands above it, whenever it differs from a person's shell.
+fn is_of_this_package(variable: &str) -> bool {
+    variable.starts_with("CARGO_MANIFEST_") || variable.starts_with("CARGO_PKG_")
 }
 
 /// The folder above this package's own. Asked of cargo when it runs: a target directory that several

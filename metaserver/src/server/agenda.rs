@@ -41,6 +41,19 @@ pub(super) struct Agenda {
     pub(super) drained: Speed,
 }
 
+/// See `MetaServer::tell`.
+pub(super) struct BeingBegun<'a> {
+    server: &'a MetaServer,
+    chunk: u64,
+}
+
+impl Drop for BeingBegun<'_> {
+    /// From now on the row tells of the move; or it was not begun, and is planned anew.
+    fn drop(&mut self) {
+        self.server.0.agenda.borrow_mut().told.remove(&self.chunk);
+    }
+}
+
 /// The disks as they were a moment ago.
 pub(super) struct KeptPool {
     pool: Rc<Pool>,
@@ -99,6 +112,14 @@ impl MetaServer {
         let now = pool.step(chunk, row)?;
         let told = self.0.agenda.borrow_mut().told.remove(&chunk);
         Some(told.filter(|told| pool.still_fits(told, &now)).unwrap_or(now))
+    }
+
+    /// Until the answer is dropped, who asks for the plan is told these homes of the chunk: the move is being
+    /// begun, and not in the chunk's row yet.
+    pub(super) fn tell(&self, step: Step) -> BeingBegun<'_> {
+        let begun = BeingBegun { server: self, chunk: step.chunk };
+        self.0.agenda.borrow_mut().told.insert(step.chunk, step);
+        begun
     }
 
     /// The next chunk that leaves a drained disk.

@@ -68,8 +68,10 @@ impl MetaServer {
         };
         drop(pool);
         self.note_chosen(step.targets.iter().map(|shard| shard.disk));
-        let start = StartMove { chunk: step.chunk, shards: step.targets, becomes: step.becomes };
+        let start = StartMove { chunk: step.chunk, shards: step.targets.clone(), becomes: step.becomes };
+        let being_begun = self.tell(step.clone());
         let outcome = self.propose_own(Body::StartMove(start)).await?;
+        drop(being_begun);
         if outcome.refusal != refusal::NONE {
             return Ok(Job::default());
         }

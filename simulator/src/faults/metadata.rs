@@ -58,7 +58,7 @@ pub const DAMAGES: &[Damage] = &[
 ];
 
 /// Places in which a power cut is delicate.
-const PLACES: [&str; 8] = [
+pub const PLACES: [&str; 8] = [
     "log write under way",
     "snapshot fetched",
     "snapshot in place",
@@ -270,6 +270,3 @@ impl Faults {
             && replica.applied() >= leader.replica().applied()
     }
 }
-
-#[cfg(test)]
-mod tests;

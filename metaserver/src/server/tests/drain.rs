@@ -24,17 +24,22 @@ impl World {
     }
 
     async fn third_disk(&self) {
-        self.silent_disk(3).await;
+        self.heard_disk(3).await;
+        self.wait(1).await;
+    }
+
+    /// A disk that is heard of every second.
+    async fn heard_disk(&self, disk: u64) {
+        self.silent_disk(disk).await;
         let (alive, clock) = (self.server.clone(), self.server.0.platform.clock().clone());
         self.server.0.platform.tasks().spawn(async move {
             loop {
                 let report =
-                    DiskReport { disk: 3, total_bytes: 1 << 40, available_bytes: 1 << 40, failed: false, level: 0 };
+                    DiskReport { disk, total_bytes: 1 << 40, available_bytes: 1 << 40, failed: false, level: 0 };
                 alive.heartbeat(Heartbeat { sessions: vec![], disks: vec![report] }).await.expect("heartbeat");
                 clock.sleep(std::time::Duration::from_secs(1)).await;
             }
         });
-        self.wait(1).await;
     }
 
     pub(super) async fn asked(&self, sequence: u64, body: Body) -> Result<u32, u32> {
@@ -85,6 +90,44 @@ fn move_of_an_executor_that_died_is_soon_carried_out_by_another() {
         let (third, _) = world.lease_soon("n4").await;
         let (fourth, seconds) = world.lease_soon("n3").await;
         assert!(fourth > third && seconds < 60, "after {seconds} s");
+    });
+}
+
+#[test]
+fn plan_tells_the_same_homes_while_a_move_is_being_begun() {
+    story(|world| async move {
+        for disk in 3..12 {
+            world.heard_disk(disk).await;
+        }
+        world.wait(1).await;
+        let drain = Body::DrainDisks(DrainDisks { disks: vec![1], draining: true });
+        assert_eq!(world.asked(4, drain).await, Ok(0));
+        let told = || {
+            let plan = world.server.plan().expect("plan");
+            plan.moves.into_iter().find(|one| one.chunk == world.chunk).map(|one| one.targets)
+        };
+        let homes = told();
+        assert!(homes.is_some());
+        for _ in 0..60 {
+            let asks = world.server.clone();
+            world.server.0.platform.tasks().spawn(async move {
+                let ask = LeaseJobRequest { executor: "n2".into(), done: None, compacted: 0 };
+                asks.lease_job(ask).await.expect("lease");
+            });
+            for _ in 0..20_000 {
+                assert_eq!(told(), homes);
+                world.server.0.platform.clock().sleep(std::time::Duration::from_micros(50)).await;
+            }
+            if let Some(pending) = world.row().pending_move {
+                assert_eq!(
+                    Some(pending.shards.iter().map(|shard| shard.disk).collect()),
+                    homes,
+                    "that is what is done"
+                );
+                return;
+            }
+        }
+        panic!("no move was leased");
     });
 }
 

@@ -7,13 +7,14 @@ use client::object::api::WriteConditions;
 use platform::fault::DiskFault;
 use platform::sim::{DiskImage, SimOptions, Simulation};
 
-use super::{BALLOT, DIR, PLACES};
-use crate::cluster::{Cluster, Node};
-use crate::history::Ask;
-use crate::nodes::client::Layers;
-use crate::shape::{CHUNKS, METAS, Rates, Shape};
-use crate::workload::{Actor, bucket_name};
-use crate::{seed, settle};
+use simulator::cluster::{Cluster, Node};
+use simulator::faults::metadata::PLACES;
+use simulator::history::Ask;
+use simulator::nodes::client::Layers;
+use simulator::nodes::meta::{BALLOT, DIR};
+use simulator::shape::{CHUNKS, METAS, Rates, Shape};
+use simulator::workload::{Actor, bucket_name};
+use simulator::{seed, settle};
 
 /// A founded cluster in which nothing happens by chance, and somebody who uses it.
 struct Scene {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use platform::sim::Simulation;
 
-use crate::cluster::{Cluster, Node};
-use crate::shape::{METAS, Shape};
+use simulator::cluster::{Cluster, Node};
+use simulator::shape::{METAS, Shape};
 
 /// Virtual time after which a run is given up.
 const LIMIT: Duration = Duration::from_secs(60);
