@@ -46,7 +46,7 @@ const PACKAGES: [Door; 25] = [
     door("ring", &["ring"], &["crypto/", "platform/src/random", "platform/src/tls"]),
     door("md-5", &["md5"], &["crypto/"]),
     door("fuser", &["fuser"], &["tests/faultdev/"]),
-    door("tikv-jemallocator", &["tikv_jemallocator"], &["simulator/src/main"]),
+    door("tikv-jemallocator", &["tikv_jemallocator"], &["src/main", "simulator/src/main"]),
     door("miniz_oxide", &["miniz_oxide"], &["block-gateway/src/image/"]),
     door("aws-lc-rs", &["aws_lc_rs"], &["crypto/"]),
     door("vhost", &["vhost"], VHOST),
