@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crypto::envelope::RootKey;
+use crypto::secret::Secret;
 use metaserver::server::keyring::Keyring;
 use platform::Platform;
 use platform::disk::Disk;
@@ -29,15 +30,15 @@ fn drawn(platform: &Platform) -> RootKey {
     RootKey::draw(|bytes| platform.random().fill(bytes))
 }
 
-fn parsed(text: &[u8], place: &Path) -> Result<RootKey, NodeError> {
-    RootKey::parse(text).map_err(|error| NodeError::conflict(format!("{}: {error}", place.display())))
+fn parsed(text: &Secret<Vec<u8>>, place: &Path) -> Result<RootKey, NodeError> {
+    RootKey::parse(text.expose()).map_err(|error| NodeError::conflict(format!("{}: {error}", place.display())))
 }
 
 async fn read(disk: &Disk) -> Result<Option<RootKey>, NodeError> {
     let place = disk.path().join(FILE);
     let text = disk.read_file(FILE).await;
     let text = text.map_err(|error| NodeError::new(format!("{}: {error}", place.display())))?;
-    text.map(|text| parsed(&text, &place)).transpose()
+    text.map(|text| parsed(&Secret::new(text), &place)).transpose()
 }
 
 /// Keeps a root key in a directory, durably.
@@ -53,16 +54,16 @@ pub async fn write(disk: &Disk, root: &RootKey) -> Result<(), NodeError> {
 /// The root key that these directories hold; they must hold the same one.
 async fn held(disks: &[&Disk]) -> Result<Option<RootKey>, NodeError> {
     let mut found: Option<(RootKey, &Disk)> = None;
-    for disk in disks {
+    for disk in disks.iter().copied() {
         let Some(root) = read(disk).await? else { continue };
-        match &found {
-            Some((first, at)) if first.name() != root.name() => {
-                let (one, other) = (at.path().join(FILE), disk.path().join(FILE));
-                let text = format!("{} and {} are different keys; keep the right one", one.display(), other.display());
-                return Err(NodeError::conflict(text));
-            }
-            Some(_) => {}
-            None => found = Some((root, disk)),
+        let Some((first, at)) = &found else {
+            found = Some((root, disk));
+            continue;
+        };
+        if first.name() != root.name() {
+            let (one, other) = (at.path().join(FILE), disk.path().join(FILE));
+            let text = format!("{} and {} are different keys; keep the right one", one.display(), other.display());
+            return Err(NodeError::conflict(text));
         }
     }
     Ok(found.map(|(root, _)| root))
@@ -140,7 +141,7 @@ fn disks(homes: &[Home]) -> Vec<&Disk> {
 #[expect(clippy::disallowed_methods, reason = "it lies wherever its owner put it")]
 fn read_at(path: &Path) -> Result<RootKey, NodeError> {
     let text = std::fs::read(path).map_err(|error| NodeError::conflict(format!("{}: {error}", path.display())))?;
-    parsed(&text, path)
+    parsed(&Secret::new(text), path)
 }
 
 /// Makes the operator's file unless it is there.
