@@ -13,8 +13,8 @@ use crypto::secret::Secret;
 use crypto::suite::SUITES;
 
 const LENGTHS: [usize; 4] = [512, 4 << 10, 64 << 10, 1 << 20];
-const WINDOWS: usize = 15;
-const WINDOW: Duration = Duration::from_millis(20);
+const WINDOWS: usize = 101;
+const WINDOW: Duration = Duration::from_millis(2);
 
 fn main() {
     println!("{:<12} {:>9} {:>18} {:>18}   MiB/s of one thread: median (best)", "cipher", "bytes", "encrypt", "decrypt");
