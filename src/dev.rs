@@ -264,8 +264,12 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
             zone,
         });
     }
-    let metas: Vec<&Disk> =
-        homes.iter().zip(&processes).filter(|(_, process)| process.role == Role::Meta).map(|(home, _)| &home.disk).collect();
+    let metas: Vec<&Disk> = homes
+        .iter()
+        .zip(&processes)
+        .filter(|(_, process)| process.role == Role::Meta)
+        .map(|(home, _)| &home.disk)
+        .collect();
     root_key::keep(platform, &metas, true).await?;
     let members = Members::of(&founders);
     for home in &mut homes {

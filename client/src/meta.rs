@@ -14,8 +14,8 @@ use proto::meta::{
 };
 use proto::query::{Ask, AskAll, Query, View};
 use proto::rows::RedundancyRow;
-use proto::volume::AskVolumeKey;
 use proto::service::{Answer, Failure, Request, class, code};
+use proto::volume::AskVolumeKey;
 use rpc::call::{CallError, Reply};
 use rpc::peers::Peers;
 use thiserror::Error;

@@ -34,10 +34,10 @@ use rpc::peers::Peers;
 use serde::{Deserialize, Serialize};
 use types::ids::{ClusterId, StoreId};
 
-use super::{NodeError, root_key};
 use super::certificates::{AUTHORITY_FILE, Authority, FILE, NODE_DAYS, NodeCertificates, is_old, read, write};
 use super::identity::Home;
 use super::replicas::{Replicas, local};
+use super::{NodeError, root_key};
 
 /// What a node is called and where it is reached, in its first directory.
 pub const NODE_FILE: &str = "node.json";

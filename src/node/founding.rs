@@ -9,10 +9,10 @@ use platform::disk::Disk;
 use proto::level;
 use proto::roles::Roles;
 
-use super::{NodeError, root_key};
 use super::certificates::{AUTHORITY_FILE, Authority, FILE, NODE_DAYS, NodeCertificates, read, write};
 use super::cluster::{NODE_FILE, NodeFile, Token, root_key_of};
 use super::identity::{self, Home, Members};
+use super::{NodeError, root_key};
 use crate::server::{found_or_join, open_homes};
 
 /// What a person says of a node.

@@ -68,9 +68,10 @@ pub async fn start(
     };
     let state = StateStore::Rocks(Rc::new(opened));
     let (disk, times) = (home.disk.clone(), ServerTimes::default());
-    let server = MetaServer::start(platform.clone(), disk, state, peers.clone(), name.to_owned(), config, times, keyring)
-        .await
-        .map_err(|error| failed(&error))?;
+    let server =
+        MetaServer::start(platform.clone(), disk, state, peers.clone(), name.to_owned(), config, times, keyring)
+            .await
+            .map_err(|error| failed(&error))?;
     identity::founding_is_over(home).await?;
     Ok(server)
 }

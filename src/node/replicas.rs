@@ -206,7 +206,8 @@ impl Replicas {
         identity::write_identity(&mut home, own).await?;
         let group = Group { founders: BTreeMap::new(), contacts, replaces };
         let name = self.0.naming.replica_name(&format!("meta-{raft_id:x}"));
-        let server = metas::start(platform, &self.0.peers, &home, &name, &address, group, self.0.keyring.clone()).await?;
+        let server =
+            metas::start(platform, &self.0.peers, &home, &name, &address, group, self.0.keyring.clone()).await?;
         crate::server::register_meta(&self.0.peers, &address, &server);
         self.0.meta.add_address(&address);
         self.0.announced.has_replica(store, &address);

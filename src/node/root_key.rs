@@ -122,9 +122,8 @@ pub async fn load(
             Some(root)
         }
         None => {
-            let is_older = |home: &Home| {
-                home.identity.as_ref().is_some_and(|own| own.feature_level < level::ENCRYPTION)
-            };
+            let is_older =
+                |home: &Home| home.identity.as_ref().is_some_and(|own| own.feature_level < level::ENCRYPTION);
             keep(platform, &disks(homes), is_source && homes.iter().any(is_older)).await?
         }
     };

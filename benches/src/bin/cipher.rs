@@ -17,7 +17,10 @@ const WINDOWS: usize = 101;
 const WINDOW: Duration = Duration::from_millis(2);
 
 fn main() {
-    println!("{:<12} {:>9} {:>18} {:>18}   MiB/s of one thread: median (best)", "cipher", "bytes", "encrypt", "decrypt");
+    println!(
+        "{:<12} {:>9} {:>18} {:>18}   MiB/s of one thread: median (best)",
+        "cipher", "bytes", "encrypt", "decrypt"
+    );
     for suite in SUITES {
         let key = Secret::new((0..suite.key_len() as u8).collect::<Vec<u8>>());
         let cipher = suite.cipher(&key).expect("a key of the right length");

@@ -6,8 +6,8 @@ use proto::meta::{Body, refusal};
 use proto::query::{Ask, AskAll, AskBucket};
 use proto::rows::RedundancyRow;
 use proto::volume::{
-    AskSnapshots, AskVolumeChunks, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, Encryption, Qos, RenameVolume,
-    ResizeVolume, SetQos, SnapshotRow, VolumeChunk, VolumeRow, WantSnapshot,
+    AskSnapshots, AskVolumeChunks, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, Encryption, Qos,
+    RenameVolume, ResizeVolume, SetQos, SnapshotRow, VolumeChunk, VolumeRow, WantSnapshot,
 };
 use types::ids::Partition;
 use types::redundancy::Redundancy;

@@ -387,12 +387,7 @@ impl Volume {
     }
 
     /// Queues a change; what is answered comes when its record is through.
-    pub(super) async fn enter(
-        &self,
-        entry: Entry,
-        data: Bytes,
-        hold: Option<&Rc<Hold>>,
-    ) -> Result<Wait, VolumeError> {
+    pub(super) async fn enter(&self, entry: Entry, data: Bytes, hold: Option<&Rc<Hold>>) -> Result<Wait, VolumeError> {
         let pin = self.pinned(entry).await?;
         while self.0.waiting.get() > WAITING_MAX {
             self.0.room.notified().await;

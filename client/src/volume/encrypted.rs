@@ -121,9 +121,8 @@ impl Volume {
     /// [`Volume::hold`], and nothing at the edges has failed without being settled.
     async fn hold_settled(&self, start: u64, end: u64, edges: &[u64]) -> Result<Rc<Hold>, VolumeError> {
         loop {
-            let at_edge = |doubt: &&Doubt| {
-                edges.iter().any(|edge| overlap((doubt.start, doubt.end), (*edge, *edge + BLOCK)))
-            };
+            let at_edge =
+                |doubt: &&Doubt| edges.iter().any(|edge| overlap((doubt.start, doubt.end), (*edge, *edge + BLOCK)));
             let doubt = self.0.doubts.borrow().iter().find(at_edge).copied();
             let Some(doubt) = doubt else {
                 let hold = self.hold(start, end).await;

@@ -94,7 +94,7 @@ fn sm4_gcm_is_that_of_rfc_8998() {
 fn any_run_of_blocks_is_the_same_by_itself() {
     for suite in SUITES {
         let cipher = own(suite);
-        let plain: Vec<u8> = (0..3 * UNIT).map(|at| (at * 7 >> 3) as u8).collect();
+        let plain: Vec<u8> = (0..3 * UNIT).map(|at| ((at * 7) >> 3) as u8).collect();
         let start = 5 * UNIT - 4 * BLOCK;
         let mut whole = plain.clone();
         cipher.encrypt(start, &mut whole);

@@ -82,12 +82,8 @@ impl MetaServer {
         // A key whose halves are the same is none; that chance is not worth a loop.
         suite.cipher(&key).map_err(|error| conflict(error.to_string()))?;
         let wrapped = root.wrap(suite, &number, nonce, &key).map_err(|error| conflict(error.to_string()))?;
-        body.encryption = Some(Encryption {
-            suite: suite.number(),
-            number: number.to_vec(),
-            root: root.name().to_vec(),
-            wrapped,
-        });
+        body.encryption =
+            Some(Encryption { suite: suite.number(), number: number.to_vec(), root: root.name().to_vec(), wrapped });
         Ok(())
     }
 

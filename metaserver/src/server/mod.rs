@@ -243,9 +243,7 @@ impl MetaServer {
             Request::CheckDisk(ask) => {
                 self.check_disk(ask).await.map(|checked| Reply::of(Answer::DiskChecked(checked)))
             }
-            Request::VolumeKey(ask) => {
-                self.volume_key(ask.volume).await.map(|key| Reply::of(Answer::VolumeKey(key)))
-            }
+            Request::VolumeKey(ask) => self.volume_key(ask.volume).await.map(|key| Reply::of(Answer::VolumeKey(key))),
             Request::Raft(bytes) => {
                 if self.0.replica.receive(&bytes).await {
                     Ok(Reply::of(Answer::Done(Done {})))

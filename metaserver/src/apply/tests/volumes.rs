@@ -2,8 +2,9 @@
 
 use proto::meta::EndSession;
 use proto::volume::{
-    AttachVolume, Checkpoint, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, DetachVolume, Encryption, PurgeVolume,
-    RenameVolume, ResizeVolume, RollBack, SnapshotRow, SweepVolume, TakeChunks, TakeSnapshot, VolumeRow, WantSnapshot,
+    AttachVolume, Checkpoint, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, DetachVolume, Encryption,
+    PurgeVolume, RenameVolume, ResizeVolume, RollBack, SnapshotRow, SweepVolume, TakeChunks, TakeSnapshot, VolumeRow,
+    WantSnapshot,
 };
 
 use super::*;
