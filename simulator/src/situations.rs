@@ -49,8 +49,12 @@ pub const VOLUMES: &[&str] = &[
 ];
 
 /// What the code says when three rare things come together; a run may do without.
-pub const RARE: &[&str] =
-    &["log is shorter than was acknowledged", "offer of a snapshot made anew", "torn log forgiven"];
+pub const RARE: &[&str] = &[
+    "log is shorter than was acknowledged",
+    "offer of a snapshot made anew",
+    "torn log forgiven",
+    "volume change that failed is settled",
+];
 
 /// Kinds of faults.
 pub const FAULTS: &[&str] = &[

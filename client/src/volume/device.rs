@@ -40,6 +40,8 @@ pub(super) const LEASE: Duration = Duration::from_secs(1);
 pub(super) const LEASE_OVER: Duration = Duration::from_millis(1250);
 /// Bytes that one entry clears at most.
 pub(super) const CLEAR_MAX: u64 = 1 << 30;
+/// Changes that may be asked for in one record.
+const TOGETHER_MAX: usize = 3;
 /// Entries of one clearing that wait at once.
 pub(super) const CLEARS_MAX: usize = 64;
 
@@ -108,6 +110,8 @@ struct Change {
     data: Bytes,
     done: oneshot::Sender<Result<(), VolumeError>>,
     /// Dropped when the change is carried out or has failed.
+    /// The next one is in the same record: nobody finds one of them without the other.
+    with_next: bool,
     _pin: Pin,
     _hold: Option<Rc<Hold>>,
 }
@@ -392,11 +396,38 @@ impl Volume {
         while self.0.waiting.get() > WAITING_MAX {
             self.0.room.notified().await;
         }
-        let (done, wait) = oneshot::channel();
-        self.0.waiting.set(self.0.waiting.get() + data.len());
-        self.0.queue.borrow_mut().push_back(Change { entry, data, done, _pin: pin, _hold: hold.cloned() });
+        let wait = self.queued(entry, data, pin, hold.cloned(), false);
         self.pump_soon();
         Ok(wait)
+    }
+
+    fn queued(&self, entry: Entry, data: Bytes, pin: Pin, hold: Option<Rc<Hold>>, with_next: bool) -> Wait {
+        let (done, wait) = oneshot::channel();
+        self.0.waiting.set(self.0.waiting.get() + data.len());
+        self.0.queue.borrow_mut().push_back(Change { entry, data, done, with_next, _pin: pin, _hold: hold });
+        wait
+    }
+
+    /// Queues changes that are in one record: at most [`TOGETHER_MAX`], with few bytes.
+    pub(super) async fn enter_together(
+        &self,
+        changes: Vec<(Entry, Bytes)>,
+        hold: &Rc<Hold>,
+    ) -> Result<Vec<Wait>, VolumeError> {
+        assert!(changes.len() <= TOGETHER_MAX, "they fit into a record beside others");
+        let mut pins = Vec::new();
+        for (entry, _) in &changes {
+            pins.push(self.pinned(*entry).await?);
+        }
+        while self.0.waiting.get() > WAITING_MAX {
+            self.0.room.notified().await;
+        }
+        let (mut waits, last) = (Vec::new(), changes.len());
+        for (number, ((entry, data), pin)) in (1..).zip(changes.into_iter().zip(pins)) {
+            waits.push(self.queued(entry, data, pin, Some(Rc::clone(hold)), number < last));
+        }
+        self.pump_soon();
+        Ok(waits)
     }
 
     /// Begins records when all that is ready now has been queued: requests that came together share one.
@@ -435,11 +466,11 @@ impl Volume {
 
     fn next_changes(&self) -> Vec<Change> {
         let mut queue = self.0.queue.borrow_mut();
-        let (mut changes, mut bytes) = (Vec::new(), 0);
+        let (mut changes, mut bytes) = (Vec::<Change>::new(), 0);
         while let Some(next) = queue.front() {
-            if !changes.is_empty() && bytes + next.data.len() > self.0.journal.record_max()
-                || changes.len() == ENTRIES_MAX
-            {
+            let is_over = bytes + next.data.len() > self.0.journal.record_max();
+            let is_full = is_over || changes.len() > ENTRIES_MAX - TOGETHER_MAX;
+            if is_full && changes.last().is_some_and(|before| !before.with_next) {
                 break;
             }
             bytes += next.data.len();
@@ -557,7 +588,7 @@ impl Volume {
             let pin = self.pinned(entry).await?;
             let (done, wait) = oneshot::channel();
             waits.push(wait);
-            changes.push(Change { entry, data, done, _pin: pin, _hold: None });
+            changes.push(Change { entry, data, done, with_next: false, _pin: pin, _hold: None });
         }
         self.begin(changes, record_kind::MOVED, from);
         all(waits).await

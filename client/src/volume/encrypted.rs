@@ -14,7 +14,8 @@
 //!   it was before a change that was answered meanwhile;
 //! - a change that failed may still be found by who reads the journal next. Before an edge that it touches is
 //!   written again it is settled: what was to be written there is written as it was before, what was to be
-//!   cleared is cleared. Else that reader would find one block of it as it was and the next one changed.
+//!   cleared is cleared. Else that reader would find one block of it as it was and the next one changed;
+//! - edges and what lies between them are in one record, so that no replay and no snapshot has one without the other.
 //!
 //! Invariant: every extent of an encrypted volume begins and ends at a block, so each is decrypted by itself,
 //! and is moved by compaction as it is.
@@ -26,7 +27,6 @@ use crypto::suite::{BLOCK, BlockSuite, Suite};
 use platform::buffer::Buffer;
 use proto::journal::{Entry, EntryKind};
 use proto::volume::VolumeRow;
-use types::ids::ChunkId;
 
 use super::admin::told;
 use super::device::{CLEAR_MAX, CLEARS_MAX, Inner, Volume, VolumeError, all};
@@ -119,7 +119,13 @@ impl Volume {
     }
 
     /// [`Volume::hold`], and nothing at the edges has failed without being settled.
-    async fn hold_settled(&self, start: u64, end: u64, edges: &[u64]) -> Result<Rc<Hold>, VolumeError> {
+    async fn hold_settled(
+        &self,
+        cipher: &Cipher,
+        start: u64,
+        end: u64,
+        edges: &[u64],
+    ) -> Result<Rc<Hold>, VolumeError> {
         loop {
             let at_edge =
                 |doubt: &&Doubt| edges.iter().any(|edge| overlap((doubt.start, doubt.end), (*edge, *edge + BLOCK)));
@@ -134,32 +140,26 @@ impl Volume {
             };
             let hold = self.hold(doubt.start, doubt.end).await;
             if self.0.doubts.borrow().contains(&doubt) {
-                self.settle_doubt(doubt, &hold).await?;
+                self.settle_doubt(cipher, doubt, &hold).await?;
             }
         }
     }
 
-    /// Writes what lies in a range again as it is, or clears it.
-    async fn settle_doubt(&self, doubt: Doubt, hold: &Rc<Hold>) -> Result<(), VolumeError> {
-        let mut waits = Vec::new();
-        if doubt.kind == EntryKind::Clear {
-            let entry = Entry { kind: EntryKind::Clear, start: doubt.start, len: (doubt.end - doubt.start) as u32 };
-            waits.push(self.enter(entry, Bytes::new(), Some(hold)).await?);
-            return all(waits).await;
+    /// Writes what lies in a range again as it is, or clears it: in one record, as the change was.
+    async fn settle_doubt(&self, cipher: &Cipher, doubt: Doubt, hold: &Rc<Hold>) -> Result<(), VolumeError> {
+        let Doubt { start, end, kind } = doubt;
+        let len = end - start;
+        let stored = self.0.map.look(start, len).await?;
+        if kind == EntryKind::Clear || stored.iter().all(|piece| piece.at.is_none()) {
+            let entry = Entry { kind: EntryKind::Clear, start, len: len as u32 };
+            return all(vec![self.enter(entry, Bytes::new(), Some(hold)).await?]).await;
         }
-        for piece in self.0.map.look(doubt.start, doubt.end - doubt.start).await? {
-            let entry = Entry { kind: EntryKind::Clear, start: piece.start, len: piece.len as u32 };
-            let Some((chunk, offset)) = piece.at else {
-                waits.push(self.enter(entry, Bytes::new(), Some(hold)).await?);
-                continue;
-            };
-            // As it is stored: encrypted for the same place.
-            let read = self.0.map.reader.read_once(ChunkId(chunk), offset, piece.len).await;
-            let data = read.map_err(|error| VolumeError::Unavailable(error.to_string()))?;
-            waits.push(self.enter(Entry { kind: EntryKind::Write, ..entry }, data, Some(hold)).await?);
-        }
+        let mut bytes = Buffer::copy_of(&self.0.map.read(start, len).await?);
+        cipher.encrypt(start, &mut bytes);
+        let entry = Entry { kind: EntryKind::Write, start, len: len as u32 };
+        let wait = self.enter(entry, bytes.freeze(), Some(hold)).await?;
         self.0.platform.reached("volume change that failed is settled");
-        all(waits).await
+        all(vec![wait]).await
     }
 
     /// Encrypts and writes.
@@ -177,7 +177,7 @@ impl Volume {
         if tail > 0 && (head == 0 || upto - from > BLOCK) {
             edges.push(upto - BLOCK);
         }
-        let hold = self.hold_settled(from, upto, &edges).await?;
+        let hold = self.hold_settled(cipher, from, upto, &edges).await?;
         let mut bytes = Buffer::with_capacity((upto - from) as usize);
         bytes.resize(head);
         bytes.extend_from_slice(data);
@@ -220,8 +220,9 @@ impl Volume {
             }
         }
         let places: Vec<u64> = edges.iter().map(|(edge, ..)| *edge).collect();
-        let hold = self.hold_settled(from, upto, &places).await?;
-        let mut waits = Vec::new();
+        let hold = self.hold_settled(cipher, from, upto, &places).await?;
+        // An edge and what is cleared beside it are in one record: nobody finds half of it.
+        let mut together = Vec::new();
         for (edge, zero_from, zero_upto) in edges {
             let stored = self.0.map.look(edge, BLOCK).await?;
             if stored.iter().all(|piece| piece.at.is_none()) {
@@ -230,18 +231,19 @@ impl Volume {
             let mut bytes = Buffer::copy_of(&self.0.map.read(edge, BLOCK).await?);
             bytes[(zero_from - edge) as usize..(zero_upto - edge) as usize].fill(0);
             cipher.encrypt(edge, &mut bytes);
-            waits.extend(self.put(edge, &bytes.freeze(), Some(&hold)).await?);
+            together.push((Entry { kind: EntryKind::Write, start: edge, len: BLOCK as u32 }, bytes.freeze()));
         }
-        let mut at = inner_from;
+        let (mut waits, mut at) = (Vec::new(), inner_from);
         while at < inner_upto {
             let part = (inner_upto - at).min(CLEAR_MAX);
-            let entry = Entry { kind: EntryKind::Clear, start: at, len: part as u32 };
-            waits.push(self.enter(entry, Bytes::new(), Some(&hold)).await?);
+            together.push((Entry { kind: EntryKind::Clear, start: at, len: part as u32 }, Bytes::new()));
             at += part;
+            waits.extend(self.enter_together(std::mem::take(&mut together), &hold).await?);
             if waits.len() >= CLEARS_MAX {
                 all(std::mem::take(&mut waits)).await?;
             }
         }
+        waits.extend(self.enter_together(together, &hold).await?);
         drop(hold);
         all(waits).await
     }
