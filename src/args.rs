@@ -114,6 +114,10 @@ pub struct ServerArgs {
     /// Let only NBD clients in that show a certificate of these authorities (PEM)
     #[arg(long, value_name = "FILE", requires = "nbd_tls")]
     pub nbd_client_ca: Option<PathBuf>,
+    /// The file with the root key, which volumes' keys are wrapped by (one line of 64 hex digits; made if the cluster
+    /// is founded by this start). Without it it lies in the directories, beside the data
+    #[arg(long, value_name = "FILE", env = "BIXI_ROOT_KEY")]
+    pub root_key: Option<PathBuf>,
     /// Within how many days everything at rest is read once to find rot (0: not at all)
     #[arg(long, value_name = "DAYS", env = "BIXI_SCRUB_DAYS", default_value_t = crate::node::chunks::SCRUB_DAYS)]
     pub scrub_days: f64,

@@ -16,6 +16,7 @@ use std::time::Duration;
 use chunkserver::service::ChunkService;
 use client::meta::MetaClient;
 use platform::Platform;
+use platform::disk::Disk;
 use proto::level;
 use proto::meta::Body;
 use proto::rows::{ClusterRow, RedundancyRow};
@@ -37,7 +38,7 @@ use crate::node::directories::{Added, Directories, Parts};
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Members};
 use crate::node::metas::Group;
-use crate::node::{NodeError, certificates as tls, chunks, memory, metas};
+use crate::node::{NodeError, certificates as tls, chunks, memory, metas, root_key};
 use crate::server::{CELL, CHUNK_CAPACITY, PARTITIONS, default_redundancy};
 
 pub mod certificates;
@@ -125,6 +126,7 @@ async fn supervise(platform: Platform, args: DevArgs) -> Result<(), NodeError> {
         config
     };
     certificates::ensure(&platform, &root, &config).await?;
+    keep_root_key(&platform, &config).await?;
     let _ = std::fs::remove_file(data.join("cluster.json"));
     let mut children = Children(Vec::new());
     for process in &config.processes {
@@ -154,6 +156,18 @@ async fn supervise(platform: Platform, args: DevArgs) -> Result<(), NodeError> {
     }
     children.stop(&platform).await;
     Ok(())
+}
+
+/// Has the metaservers hold the root key, also those of a cluster that was founded before there was one.
+async fn keep_root_key(platform: &Platform, config: &DevConfig) -> Result<(), NodeError> {
+    let (mut disks, mut is_older) = (Vec::new(), false);
+    for process in config.processes.iter().filter(|process| process.role == Role::Meta) {
+        let disk = platform.open_disk(&process.dir).map_err(|error| NodeError::new(error.to_string()))?;
+        let own = identity::read_identity(&disk).await.ok().flatten();
+        is_older |= own.is_some_and(|own| own.feature_level < level::ENCRYPTION);
+        disks.push(disk);
+    }
+    root_key::keep(platform, &disks.iter().collect::<Vec<&Disk>>(), is_older).await.map(|_| ())
 }
 
 /// The cluster described in a directory of `bixi dev`.
@@ -250,6 +264,13 @@ async fn found(platform: &Platform, data: &Path, args: &DevArgs) -> Result<DevCo
             zone,
         });
     }
+    let metas: Vec<&Disk> = homes
+        .iter()
+        .zip(&processes)
+        .filter(|(_, process)| process.role == Role::Meta)
+        .map(|(home, _)| &home.disk)
+        .collect();
+    root_key::keep(platform, &metas, true).await?;
     let members = Members::of(&founders);
     for home in &mut homes {
         identity::write_members(home, &members).await?;
@@ -444,7 +465,8 @@ async fn process(platform: Platform, spec: &Path) -> Result<(), NodeError> {
         Role::Meta => {
             let listener = listen(&platform, &config.listen).await?;
             let group = Group { founders, ..Group::default() };
-            let server = metas::start(&platform, &peers, &home, &config.name, &config.listen, group).await?;
+            let keyring = root_key::load(&platform, std::slice::from_ref(&home), None, false).await?;
+            let server = metas::start(&platform, &peers, &home, &config.name, &config.listen, group, keyring).await?;
             crate::server::register_meta(&peers, &config.listen, &server);
             let served = server.clone();
             let handler: Handler = Rc::new(move |call| {

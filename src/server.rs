@@ -14,6 +14,7 @@ use chunkserver::service::ChunkService;
 use client::meta::MetaClient;
 use client::object::Objects;
 use metaserver::server::MetaServer;
+use metaserver::server::keyring::Keyring;
 use platform::Platform;
 use platform::net::Listener;
 use proto::level;
@@ -31,14 +32,14 @@ use crate::args::ServerArgs;
 use crate::cli::failure::Failure;
 use crate::cli::output;
 use crate::node::chunks::{Announced, Place};
-use crate::node::cluster::{Inside, Naming, NodeFile};
+use crate::node::cluster::{Inside, Naming, NodeFile, RootKeyPlace};
 use crate::node::directories::{Added, Directories, Parts};
 use crate::node::doors::{self, AdminParts, ChunkLayer};
 use crate::node::identity::{self, Home, Members, OpenError};
 use crate::node::metas::Group;
 use crate::node::replicas::{Replicas, local};
 use crate::node::tend::{self, Tender};
-use crate::node::{NodeError, certificates, chunks, founding, memory, metas};
+use crate::node::{NodeError, certificates, chunks, founding, memory, metas, root_key};
 
 /// Partitions of a cluster made by this version.
 pub const PARTITIONS: u32 = 16;
@@ -117,12 +118,15 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
         names.extend(home.identity.as_ref().map(|own| own.store.to_string()));
         homes.push(home);
     }
-    let founded = found_or_join(&platform, &mut homes).await?;
+    let root_key = args.root_key.as_deref();
+    let founded = found_or_join(&platform, &mut homes, root_key).await?;
     let file = founding::node_file(&platform, &homes, bases, args.internal_addr.as_deref()).await?;
     let internal_listener = match &file {
         Some(own) => Some(listen(&platform, &own.internal, "--internal-addr").await?),
         None => None,
     };
+    let base_homes = homes.get(..bases).unwrap_or(&homes);
+    let keyring = root_key::load(&platform, base_homes, root_key, founding::is_source(base_homes).await?).await?;
     for home in &homes {
         tend::clear(home)?;
     }
@@ -150,13 +154,13 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     let scrub = chunks::scrub_cycle(args.scrub_days)?;
     let opening = homes.iter().map(|home| chunks::start(&platform, &service, home, store_config, scrub));
     let contacts = file.as_ref().map(NodeFile::contacts).unwrap_or_default();
-    let starting = start_replicas(&platform, &peers, &homes, &names, &founded, (&naming, &contacts));
+    let starting = start_replicas(&platform, &peers, &homes, &names, &founded, (&naming, &contacts, &keyring));
     let (servers, opened) = futures_util::future::join(starting, futures_util::future::join_all(opening)).await;
     let servers = servers?;
     let mut addresses: Vec<String> = servers.iter().map(|(_, server)| server.replica().address().to_owned()).collect();
     addresses.extend(contacts.values().filter(|address| !addresses.contains(address)).cloned().collect::<Vec<_>>());
     let meta = MetaClient::new(peers.clone(), &naming.node, addresses);
-    let replicas = Replicas::new(&peers, &meta, &announced, &naming, founded.len(), servers);
+    let replicas = Replicas::new(&peers, &meta, &announced, &naming, founded.len(), servers, keyring.clone());
     let parts = Parts {
         platform: platform.clone(),
         service: service.clone(),
@@ -174,7 +178,8 @@ async fn serve(platform: Platform, args: ServerArgs, mut config: s3_gateway::con
     peers.register_local(&naming.stores, Rc::clone(&stores));
     let inside = file.clone().zip(certified).map(|(file, disk)| {
         let (platform, meta, replicas) = (platform.clone(), meta.clone(), replicas.clone());
-        Inside { platform, disk, file, cluster: (cluster, secret), meta, replicas, stores }
+        let root_key = RootKeyPlace { keyring, is_given: root_key.is_some() };
+        Inside { platform, disk, file, cluster: (cluster, secret), meta, replicas, stores, root_key }
     });
     if let (Some(inside), Some(listener)) = (&inside, internal_listener) {
         let config = ServerConfig {
@@ -352,14 +357,18 @@ fn nbd_tls(args: &ServerArgs) -> Result<Option<platform::tls::ServerTls>, NodeEr
 }
 
 /// Makes a new cluster in directories that are all new, or lets new ones join the cluster of the
-/// others. Answers the founding replicas.
+/// others. `root_key`: where the operator keeps that. Answers the founding replicas.
 ///
 /// # Errors
 /// Of several clusters, or the disk.
-pub async fn found_or_join(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, String>, NodeError> {
+pub async fn found_or_join(
+    platform: &Platform,
+    homes: &mut [Home],
+    root_key: Option<&Path>,
+) -> Result<BTreeMap<u64, String>, NodeError> {
     let old = homes.iter().find(|home| home.members.is_some()).cloned();
     let Some(Home { disk, identity: Some(first), members: Some(members) }) = old else {
-        return found(platform, homes).await;
+        return found(platform, homes, root_key).await;
     };
     for home in homes.iter() {
         if let (Some(identity), Some(_)) = (&home.identity, &home.members)
@@ -394,7 +403,12 @@ pub async fn found_or_join(platform: &Platform, homes: &mut [Home]) -> Result<BT
     Ok(members.founders())
 }
 
-async fn found(platform: &Platform, homes: &mut [Home]) -> Result<BTreeMap<u64, String>, NodeError> {
+async fn found(
+    platform: &Platform,
+    homes: &mut [Home],
+    root_key: Option<&Path>,
+) -> Result<BTreeMap<u64, String>, NodeError> {
+    root_key::found(platform, homes, root_key).await?;
     let cluster = ClusterId(identity::random_id(platform));
     let mut secret = [0; 32];
     platform.random().fill(&mut secret);
@@ -436,7 +450,7 @@ async fn start_replicas(
     homes: &[Home],
     names: &[String],
     founders: &BTreeMap<u64, String>,
-    (naming, others): (&Naming, &BTreeMap<u64, String>),
+    (naming, others, keyring): (&Naming, &BTreeMap<u64, String>, &Keyring),
 ) -> Result<Vec<(PathBuf, MetaServer)>, NodeError> {
     let mut servers = Vec::new();
     let mut broken = None;
@@ -458,7 +472,7 @@ async fn start_replicas(
         };
         Some(async move {
             let (name, address) = (naming.replica_name(&format!("meta-{name}")), naming.replica(raft_id));
-            let started = metas::start(platform, peers, home, &name, &address, group).await;
+            let started = metas::start(platform, peers, home, &name, &address, group, keyring.clone()).await;
             started.map(|server| (home.disk.path().to_owned(), server))
         })
     });

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use crypto::secret::Secret;
 use platform::Platform;
 use proto::meta::{
     Body, CheckDisk, ChunkEntry, Command, DiskChecked, DiskReport, FinishMove, GrantRequest, Heartbeat, HeartbeatAck,
@@ -14,6 +15,7 @@ use proto::meta::{
 use proto::query::{Ask, AskAll, Query, View};
 use proto::rows::RedundancyRow;
 use proto::service::{Answer, Failure, Request, class, code};
+use proto::volume::AskVolumeKey;
 use rpc::call::{CallError, Reply};
 use rpc::peers::Peers;
 use thiserror::Error;
@@ -397,6 +399,18 @@ impl MetaClient {
         let ask = Request::CheckDisk(CheckDisk { disk, after });
         match self.ask_for(self.0.peers.new_request(), &ask, CHECK_PATIENCE).await?.answer {
             Answer::DiskChecked(checked) => Ok(checked),
+            _ => Err(confused()),
+        }
+    }
+
+    /// The key of an encrypted volume, and the key's own number.
+    ///
+    /// # Errors
+    /// The leader has not the root key for it; no leader in time.
+    pub async fn volume_key(&self, volume: u64) -> Result<(Vec<u8>, Secret<Vec<u8>>), MetaError> {
+        let ask = Request::VolumeKey(AskVolumeKey { volume });
+        match self.ask(self.0.peers.new_request(), &ask).await?.answer {
+            Answer::VolumeKey(told) => Ok((told.number, Secret::new(told.key))),
             _ => Err(confused()),
         }
     }

@@ -7,7 +7,7 @@
 //! messages (`rpc`), TLS and the source of randomness (`platform`), block checksums (`types`).
 //!
 //! This is the only door to the packages `ring` and `md-5` (besides `platform`, which takes its
-//! randomness and its TLS provider from `ring`).
+//! randomness and its TLS provider from `ring`), and `suite` the only one to `aes`, `sm4` and `aes-gcm`.
 
 pub mod secret;
 
@@ -18,4 +18,9 @@ pub mod keys;
 pub mod seal;
 
 pub mod mac;
+
 pub mod md5_lanes;
+
+pub mod suite;
+
+pub mod envelope;

@@ -39,7 +39,7 @@ pub fn all() -> Vec<Target> {
         target("redundancy", "redundancy as text and the law of sealing", words::redundancy),
         target("size", "sizes as text", words::size),
         target("names", "bucket names, object keys, extents", words::names),
-        target("secrets", "hex, base64, sealed secrets, handshake proofs", secrets::secrets),
+        target("secrets", "hex, base64, sealed secrets, ciphers for volumes, handshake proofs", secrets::secrets),
         target("range", "Range headers and ranges of copies", s3_requests::range),
         target("uri", "percent coding, query strings, dates", s3_requests::uri),
         target("sigv4", "signed, changed and mangled requests", s3_requests::sigv4),

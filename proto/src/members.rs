@@ -44,6 +44,7 @@ pub struct JoinNode {
 
 /// What a node needs to take part.
 #[derive(Clone, PartialEq, Eq, Message)]
+#[prost(skip_debug)]
 pub struct NodeJoined {
     /// Its certificates, as they are kept in `tls.json`.
     #[prost(string, tag = "1")]
@@ -53,6 +54,15 @@ pub struct NodeJoined {
     pub member_ids: Vec<u64>,
     #[prost(string, repeated, tag = "3")]
     pub members: Vec<String>,
+    /// The cluster's root key, as it is kept in `root-key`; empty: the operator gives it to each node.
+    #[prost(string, tag = "4")]
+    pub root_key: String,
+}
+
+impl std::fmt::Debug for NodeJoined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeJoined").field("members", &self.members).finish_non_exhaustive()
+    }
 }
 
 /// Raises the cluster's feature level by one: older programs are shut out from then on.

@@ -90,6 +90,8 @@ impl Request {
             // A repair seals the shard it has rebuilt.
             Request::Seal(_) => Roles::META.and(Roles::CHUNK),
             Request::Propose(_) | Request::Query(_) | Request::Grant(_) | Request::SealChunk(_) => readers_and_writers,
+            // Who encrypts and decrypts: a chunkserver has no use for it.
+            Request::VolumeKey(_) => Roles::GATEWAY.and(Roles::VOLUME),
             // `bixi fsck` asks through a door.
             // So does `bixi disk add`.
             Request::CheckDisk(_) | Request::AddDisk(_) => Roles::GATEWAY,
@@ -123,6 +125,7 @@ impl Request {
             | Request::SealChunk(_)
             | Request::LeaseJob(_)
             | Request::CheckDisk(_)
+            | Request::VolumeKey(_)
             | Request::Raft(_)
             | Request::MetaState(_)
             | Request::JoinReplica(_)
@@ -150,6 +153,13 @@ mod tests {
         assert_eq!(Roles::of_uris(ours, &near), Roles::NONE);
         assert_eq!(Roles::META.and(Roles::CHUNK).to_string(), "meta+chunk");
         assert_eq!(Roles::NONE.to_string(), "none");
+    }
+
+    #[test]
+    fn a_chunkserver_is_not_told_the_key_of_a_volume() {
+        let ask = Request::VolumeKey(crate::volume::AskVolumeKey::default());
+        assert!(!ask.callers().meets(Roles::CHUNK.and(Roles::META).and(Roles::JOIN)));
+        assert!(ask.callers().meets(Roles::GATEWAY) && ask.callers().meets(Roles::VOLUME));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use prost::bytes::Bytes;
 use prost::{Message, Oneof};
 
-use crate::{chunk, members, meta, query};
+use crate::{chunk, members, meta, query, volume};
 
 /// What is asked.
 #[allow(clippy::large_enum_variant, reason = "prost's oneof cannot hold boxes; one lives per call")]
@@ -58,6 +58,9 @@ pub enum Request {
     /// To the leader: compare what a disk holds with what it should.
     #[prost(message, tag = "26")]
     CheckDisk(meta::CheckDisk),
+    /// To the leader: the key of an encrypted volume, unwrapped.
+    #[prost(message, tag = "27")]
+    VolumeKey(volume::AskVolumeKey),
     /// Between replicas: a page of a snapshot that was offered.
     #[prost(message, tag = "33")]
     SnapshotPage(meta::SnapshotPage),
@@ -91,6 +94,7 @@ impl Request {
             Request::SealChunk(_) => "seal-chunk",
             Request::LeaseJob(_) => "lease-job",
             Request::CheckDisk(_) => "check-disk",
+            Request::VolumeKey(_) => "volume-key",
             Request::Raft(_) => "raft",
             Request::MetaState(_) => "meta-state",
             Request::JoinReplica(_) => "join-replica",
@@ -139,6 +143,8 @@ pub enum Answer {
     LogEnd(meta::LogEnd),
     #[prost(message, tag = "28")]
     NodeJoined(members::NodeJoined),
+    #[prost(message, tag = "29")]
+    VolumeKey(volume::VolumeKey),
 }
 
 /// Nothing more to say.
@@ -220,7 +226,7 @@ impl Failure {
 #[derive(Clone, PartialEq, Message)]
 pub struct RequestMessage {
     /// What is asked; absent = unknown to this build.
-    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,8,20,21,22,23,24,25,26,30,31,32,33,34,35,36")]
+    #[prost(oneof = "Request", tags = "1,2,3,4,5,6,7,8,20,21,22,23,24,25,26,27,30,31,32,33,34,35,36")]
     pub body: Option<Request>,
 }
 
@@ -228,6 +234,6 @@ pub struct RequestMessage {
 #[derive(Clone, PartialEq, Message)]
 pub struct AnswerMessage {
     /// What is answered.
-    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,27,28")]
+    #[prost(oneof = "Answer", tags = "1,2,3,4,5,6,7,20,21,22,23,24,25,26,27,28,29")]
     pub body: Option<Answer>,
 }

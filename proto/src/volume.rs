@@ -76,6 +76,26 @@ pub struct VolumeRow {
     /// Deleted, and only snapshots that clones need are left: nothing to give back before one of them goes.
     #[prost(bool, tag = "22")]
     pub parked: bool,
+    /// How its bytes are encrypted; none: they are not.
+    #[prost(message, optional, tag = "23")]
+    pub encryption: Option<Encryption>,
+}
+
+/// How a volume's bytes are encrypted, and its key, wrapped. A clone has what the volume has that it was made of.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Encryption {
+    /// The cipher's number, see `crypto::suite`.
+    #[prost(uint32, tag = "1")]
+    pub suite: u32,
+    /// The key's own number: 16 random bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub number: Vec<u8>,
+    /// The name of the root key that it is wrapped by.
+    #[prost(bytes = "vec", tag = "3")]
+    pub root: Vec<u8>,
+    /// Nonce, encrypted key and tag.
+    #[prost(bytes = "vec", tag = "4")]
+    pub wrapped: Vec<u8>,
 }
 
 impl VolumeRow {
@@ -203,6 +223,35 @@ pub struct CreateVolume {
     pub size: u64,
     #[prost(message, required, tag = "3")]
     pub redundancy: RedundancyRow,
+    /// How it is encrypted. The client says `suite`, the leader draws the key and wraps it.
+    #[prost(message, optional, tag = "4")]
+    pub encryption: Option<Encryption>,
+}
+
+/// Asks for the key of a volume, to encrypt and decrypt by.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AskVolumeKey {
+    #[prost(uint64, tag = "1")]
+    pub volume: u64,
+}
+
+/// A volume's key. Whoever takes `key` out overwrites it; what is sent is inside TLS.
+#[derive(Clone, PartialEq, Eq, Message)]
+#[prost(skip_debug)]
+pub struct VolumeKey {
+    #[prost(uint32, tag = "1")]
+    pub suite: u32,
+    /// The key's own number, as the row has it.
+    #[prost(bytes = "vec", tag = "2")]
+    pub number: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for VolumeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VolumeKey(..)")
+    }
 }
 
 /// Deletes a volume that nobody has attached.

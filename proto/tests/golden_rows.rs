@@ -11,7 +11,7 @@ use proto::rows::{
 };
 use proto::service::{Answer, AnswerMessage, Failure, Request, RequestMessage, class, code};
 use proto::trash::{PurgePage, RestoreBucket, TrashBucket};
-use proto::volume::{Base, Qos, SnapshotRow, SweepRow, VolumeChunkRow, VolumeRow};
+use proto::volume::{Base, Encryption, Qos, SnapshotRow, SweepRow, VolumeChunkRow, VolumeRow};
 
 #[track_caller]
 fn assert_golden<M: prost::Message + Default + PartialEq + std::fmt::Debug>(message: M, hex: &str) {
@@ -267,4 +267,11 @@ fn golden_bytes_of_snapshot_rows() {
         ..VolumeRow::default()
     };
     assert_golden(volume, "22007805800106880101920101779a0109080110021a03704073a20106080110021803a80108b00101");
+}
+
+#[test]
+fn golden_bytes_of_an_encrypted_volume() {
+    let encryption = Encryption { suite: 2, number: vec![1, 2], root: vec![3], wrapped: vec![4, 5, 6] };
+    let volume = VolumeRow { encryption: Some(encryption), ..VolumeRow::default() };
+    assert_golden(volume, "2200ba010e0802120201021a01032203040506");
 }

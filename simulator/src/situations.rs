@@ -37,7 +37,9 @@ pub const VOLUMES: &[&str] = &[
     "volume goes back to a snapshot",
     "volume index is half stored",
     "volume is attached",
+    "volume edge is encrypted anew",
     "volume is cloned",
+    "volume is encrypted",
     "volume is taken over with writes under way",
     "volume journal is sealed",
     "volume replay goes on behind a snapshot",
@@ -47,8 +49,12 @@ pub const VOLUMES: &[&str] = &[
 ];
 
 /// What the code says when three rare things come together; a run may do without.
-pub const RARE: &[&str] =
-    &["log is shorter than was acknowledged", "offer of a snapshot made anew", "torn log forgiven"];
+pub const RARE: &[&str] = &[
+    "log is shorter than was acknowledged",
+    "offer of a snapshot made anew",
+    "torn log forgiven",
+    "volume change that failed is settled",
+];
 
 /// Kinds of faults.
 pub const FAULTS: &[&str] = &[

@@ -6,6 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Access, ChangeArgs, Output, ReadArgs};
 
+/// What `--encrypt` means when it says no more.
+const DEFAULT_CIPHER: &str = "aes-256-xts";
+
 /// `bixi volume ...`.
 #[derive(Subcommand)]
 pub enum VolumeCommand {
@@ -19,6 +22,11 @@ pub enum VolumeCommand {
         /// copies:N or ec:K+M; by default the cluster's
         #[arg(long, value_name = "POLICY")]
         redundancy: Option<String>,
+        /// Encrypt it, by a key of its own: aes-256-xts, which is meant when none is said, or sm4-xts. A clone is
+        /// encrypted as what it is made of
+        #[arg(long, value_name = "CIPHER", num_args = 0..=1, default_missing_value = DEFAULT_CIPHER,
+              conflicts_with = "from_snapshot")]
+        encrypt: Option<String>,
         /// Reads as this snapshot does, and is written apart from it
         #[arg(long, value_name = "VOLUME@SNAPSHOT")]
         from_snapshot: Option<String>,
@@ -161,6 +169,9 @@ pub struct ImportArgs {
     /// copies:N or ec:K+M; by default the cluster's
     #[arg(long, value_name = "POLICY", conflicts_with = "onto")]
     pub redundancy: Option<String>,
+    /// Encrypt the volume that is made: aes-256-xts, which is meant when none is said, or sm4-xts
+    #[arg(long, value_name = "CIPHER", num_args = 0..=1, default_missing_value = DEFAULT_CIPHER, conflicts_with = "onto")]
+    pub encrypt: Option<String>,
     /// Apply the file to a volume that is there: what the image does not hold stays as it is
     #[arg(long)]
     pub onto: bool,

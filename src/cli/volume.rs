@@ -1,5 +1,6 @@
 //! `bixi volume create|list|status|resize|rename|delete|snapshot|rollback|clone|qos`.
 
+use crypto::suite::Suite;
 use platform::Platform;
 use s3_gateway::dates::iso8601;
 use serde_json::{Value, json};
@@ -14,14 +15,16 @@ use crate::args::{ChangeArgs, Output, ReadArgs, VolumeCommand};
 /// Runs a command about volumes.
 pub async fn run(platform: Platform, command: VolumeCommand) -> Result<(), Failure> {
     match command {
-        VolumeCommand::Create { name, size, redundancy, from_snapshot, change } => {
+        VolumeCommand::Create { name, size, redundancy, encrypt, from_snapshot, change } => {
             let size = size.map_or(Ok(0), |size| bytes(&size))?;
             let redundancy = redundancy.unwrap_or_default();
             match from_snapshot {
                 Some(from) => clone(&platform, &from, &name, size, &redundancy, &change).await,
                 None => {
-                    let body = json!({ "name": name, "size": size, "redundancy": redundancy });
-                    let text = format!("volume {name} of {}", format_size(size));
+                    let cipher = cipher(encrypt.as_deref())?;
+                    let body = json!({ "name": name, "size": size, "redundancy": redundancy, "cipher": cipher });
+                    let encrypted = if cipher.is_empty() { String::new() } else { format!(", encrypted by {cipher}") };
+                    let text = format!("volume {name} of {}{encrypted}", format_size(size));
                     change_volumes(&platform, "", &body, "made", &text, &change).await
                 }
             }
@@ -75,6 +78,13 @@ pub async fn run(platform: Platform, command: VolumeCommand) -> Result<(), Failu
         VolumeCommand::Export(args) => volume_image::export(&platform, &args).await,
         VolumeCommand::Import(args) => volume_image::import(&platform, &args).await,
     }
+}
+
+/// A cipher that is asked for; empty: none.
+pub(super) fn cipher(said: Option<&str>) -> Result<&'static str, Failure> {
+    let Some(said) = said else { return Ok("") };
+    let suite = said.parse::<Suite>().map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(suite.name())
 }
 
 /// The halves of `VOLUME@SNAPSHOT`.
@@ -157,13 +167,14 @@ async fn list(platform: &Platform, args: &ReadArgs) -> Result<(), Failure> {
             size(one, "size"),
             size(one, "used"),
             text(one, "redundancy"),
+            text(one, "encryption"),
             text(one, "attached_by"),
             text(one, "cloned_from"),
             created(one),
         ]
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    let heads = ["VOLUME", "SIZE", "USED", "REDUNDANCY", "ATTACHED BY", "CLONED FROM", "CREATED"];
+    let heads = ["VOLUME", "SIZE", "USED", "REDUNDANCY", "ENCRYPTION", "ATTACHED BY", "CLONED FROM", "CREATED"];
     print_bytes(table(&heads, &rows).as_bytes())
 }
 
@@ -180,6 +191,7 @@ async fn status(platform: &Platform, name: &str, args: &ReadArgs) -> Result<(), 
     let stored = size(&found, "stored");
     print_line(&format!("journal      {journal}, and {kept} kept for snapshots; {stored} on all disks"))?;
     print_line(&format!("redundancy   {}", text(&found, "redundancy")))?;
+    print_line(&format!("encryption   {}", text(&found, "encryption")))?;
     print_line(&format!("attached by  {}", text(&found, "attached_by")))?;
     print_line(&format!("cloned from  {}", text(&found, "cloned_from")))?;
     let burst = u32::try_from(number("burst_s")).unwrap_or(u32::MAX);

@@ -23,7 +23,7 @@ use super::failure::Failure;
 use super::output::{print_json, print_line};
 use super::progress::Progress;
 use super::session::Admin;
-use super::volume::halves;
+use super::volume::{cipher, halves};
 use crate::args::{ExportArgs, ImageFormat, ImportArgs, Output};
 
 /// Bytes of one request.
@@ -355,8 +355,9 @@ pub async fn import(platform: &Platform, args: &ImportArgs) -> Result<(), Failur
             return Err(Failure::conflict(text));
         }
     } else {
+        let cipher = cipher(args.encrypt.as_deref())?;
         let redundancy = args.redundancy.clone().unwrap_or_default();
-        let body = json!({ "name": args.name, "size": size, "redundancy": redundancy });
+        let body = json!({ "name": args.name, "size": size, "redundancy": redundancy, "cipher": cipher });
         admin.call("POST", "/v1/volumes", Some(&body)).await?;
     }
     let progress = Progress::start(platform);

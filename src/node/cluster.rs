@@ -18,7 +18,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use client::meta::MetaClient;
+use crypto::envelope::RootKey;
 use crypto::hash::hex_encode;
+use metaserver::server::keyring::Keyring;
 use platform::Platform;
 use platform::disk::Disk;
 use platform::tls::MutualTls;
@@ -32,10 +34,10 @@ use rpc::peers::Peers;
 use serde::{Deserialize, Serialize};
 use types::ids::{ClusterId, StoreId};
 
-use super::NodeError;
 use super::certificates::{AUTHORITY_FILE, Authority, FILE, NODE_DAYS, NodeCertificates, is_old, read, write};
 use super::identity::Home;
 use super::replicas::{Replicas, local};
+use super::{NodeError, root_key};
 
 /// What a node is called and where it is reached, in its first directory.
 pub const NODE_FILE: &str = "node.json";
@@ -299,6 +301,29 @@ pub struct Inside {
     pub replicas: Replicas,
     /// Its stores.
     pub stores: Handler,
+    /// The cluster's root key.
+    pub root_key: RootKeyPlace,
+}
+
+/// The root key of a process.
+#[derive(Clone)]
+pub struct RootKeyPlace {
+    /// The key, once there is one.
+    pub keyring: Keyring,
+    /// The operator gives it to each node, and no node to another.
+    pub is_given: bool,
+}
+
+/// The root key that came with a certificate, if one did.
+///
+/// # Errors
+/// It is none.
+pub fn root_key_of(joined: &NodeJoined) -> Result<Option<RootKey>, NodeError> {
+    if joined.root_key.is_empty() {
+        return Ok(None);
+    }
+    let parsed = RootKey::parse(joined.root_key.as_bytes());
+    parsed.map(Some).map_err(|error| NodeError::new(format!("the root key that came: {error}")))
 }
 
 impl Inside {
@@ -344,7 +369,10 @@ impl Inside {
         let certificates = serde_json::to_string(&made).map_err(|error| other(&error))?;
         let (member_ids, members) = self.replicas.known().into_iter().unzip();
         tracing::info!(node = %ask.name, renews = ask.renews, "a node was given a certificate");
-        Ok(Reply::of(Answer::NodeJoined(NodeJoined { certificates, member_ids, members })))
+        let RootKeyPlace { keyring, is_given } = &self.root_key;
+        let root = keyring.root().filter(|_| !is_given);
+        let root_key = root.map_or_else(String::new, |root| root.text().expose().clone());
+        Ok(Reply::of(Answer::NodeJoined(NodeJoined { certificates, member_ids, members, root_key })))
     }
 
     /// A token for one who is to join within `days`.
@@ -401,7 +429,9 @@ impl Inside {
 
     async fn renew_if_old(&self) -> Result<(), NodeError> {
         let held: Option<NodeCertificates> = read(&self.disk, FILE).await?;
-        if held.is_some_and(|held| !is_old(&self.platform, &held)) {
+        // A node of a cluster that was older when it joined asks for both.
+        let lacks_root = self.root_key.keyring.root().is_none() && !self.root_key.is_given;
+        if !lacks_root && held.is_some_and(|held| !is_old(&self.platform, &held)) {
             return Ok(());
         }
         if let Some(authority) = read::<Authority>(&self.disk, AUTHORITY_FILE).await? {
@@ -419,6 +449,10 @@ impl Inside {
                 Ok(joined) => {
                     let made: NodeCertificates = serde_json::from_str(&joined.certificates)
                         .map_err(|error| NodeError::new(format!("{address}: {error}")))?;
+                    if let Some(root) = root_key_of(&joined)?.filter(|_| lacks_root) {
+                        root_key::write(&self.disk, &root).await?;
+                        self.root_key.keyring.set(root);
+                    }
                     return write(&self.disk, FILE, &made).await;
                 }
                 Err(error) => last = error,

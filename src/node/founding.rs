@@ -9,10 +9,10 @@ use platform::disk::Disk;
 use proto::level;
 use proto::roles::Roles;
 
-use super::NodeError;
 use super::certificates::{AUTHORITY_FILE, Authority, FILE, NODE_DAYS, NodeCertificates, read, write};
-use super::cluster::{NODE_FILE, NodeFile, Token};
+use super::cluster::{NODE_FILE, NodeFile, Token, root_key_of};
 use super::identity::{self, Home, Members};
+use super::{NodeError, root_key};
 use crate::server::{found_or_join, open_homes};
 
 /// What a person says of a node.
@@ -58,7 +58,8 @@ pub async fn init(platform: &Platform, dirs: &[PathBuf], said: Said) -> Result<N
             old.name
         )));
     }
-    found_or_join(platform, &mut homes).await?;
+    found_or_join(platform, &mut homes, None).await?;
+    root_key::load(platform, &homes, None, is_source(&homes).await?).await?;
     certify(platform, &homes, &file).await?;
     Ok(file)
 }
@@ -106,6 +107,7 @@ pub async fn join(platform: &Platform, token: &str, dirs: &[PathBuf], said: Said
     let joined = token.ask(platform, &file.name).await?;
     let made: NodeCertificates = serde_json::from_str(&joined.certificates)
         .map_err(|error| NodeError::new(format!("the certificate that came cannot be read: {error}")))?;
+    let root = root_key_of(&joined)?;
     let known = joined.member_ids.iter().zip(joined.members);
     file.contacts = known.map(|(id, address)| (format!("{id:016x}"), address)).collect();
     let nobody = Members::of(&BTreeMap::new());
@@ -116,11 +118,30 @@ pub async fn join(platform: &Platform, token: &str, dirs: &[PathBuf], said: Said
             identity::write_members(home, &nobody).await?;
         }
         write(&home.disk, FILE, &made).await?;
+        if let Some(root) = &root {
+            root_key::write(&home.disk, root).await?;
+        }
     }
     for home in &homes {
         write(&home.disk, NODE_FILE, &file).await?;
     }
     Ok(file)
+}
+
+/// Whether a process with these directories would be the one to make a root key: it is alone, or keeps the
+/// cluster's authority.
+///
+/// # Errors
+/// The disk.
+pub async fn is_source(homes: &[Home]) -> Result<bool, NodeError> {
+    let mut is_node = false;
+    for home in homes {
+        if read::<Authority>(&home.disk, AUTHORITY_FILE).await?.is_some() {
+            return Ok(true);
+        }
+        is_node |= read::<NodeFile>(&home.disk, NODE_FILE).await?.is_some();
+    }
+    Ok(!is_node)
 }
 
 /// What node a process is, from its directories; with `internal` it becomes the first node of a cluster

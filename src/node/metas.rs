@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use metaserver::consensus::replica::ReplicaConfig;
+use metaserver::server::keyring::Keyring;
 use metaserver::server::{MetaServer, ServerTimes};
 use metaserver::store::StateStore;
 use metaserver::store::rocks::RocksStore;
@@ -37,6 +38,7 @@ pub async fn start(
     name: &str,
     address: &str,
     group: Group,
+    keyring: Keyring,
 ) -> Result<MetaServer, NodeError> {
     let Some(identity) = &home.identity else { return Err(NodeError::new("directory without identity")) };
     let path = home.disk.path().to_owned();
@@ -66,9 +68,10 @@ pub async fn start(
     };
     let state = StateStore::Rocks(Rc::new(opened));
     let (disk, times) = (home.disk.clone(), ServerTimes::default());
-    let server = MetaServer::start(platform.clone(), disk, state, peers.clone(), name.to_owned(), config, times)
-        .await
-        .map_err(|error| failed(&error))?;
+    let server =
+        MetaServer::start(platform.clone(), disk, state, peers.clone(), name.to_owned(), config, times, keyring)
+            .await
+            .map_err(|error| failed(&error))?;
     identity::founding_is_over(home).await?;
     Ok(server)
 }

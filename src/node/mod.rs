@@ -12,6 +12,7 @@ pub mod members;
 pub mod memory;
 pub mod metas;
 pub mod replicas;
+pub mod root_key;
 pub mod status;
 pub mod tend;
 pub mod volumes;

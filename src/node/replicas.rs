@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use client::meta::{MetaClient, MetaError};
 use metaserver::server::MetaServer;
+use metaserver::server::keyring::Keyring;
 use platform::Platform;
 use proto::query::{Ask, AskAll};
 use rpc::peers::Peers;
@@ -44,6 +45,7 @@ struct Inner {
     naming: Naming,
     /// How many the process is to hold; none for itself in a cluster of several nodes, where `tend` decides.
     wanted: usize,
+    keyring: Keyring,
     running: RefCell<Vec<Running>>,
 }
 
@@ -60,6 +62,7 @@ impl Replicas {
         naming: &Naming,
         wanted: usize,
         running: Vec<(PathBuf, MetaServer)>,
+        keyring: Keyring,
     ) -> Replicas {
         let running = running.into_iter().map(|(dir, server)| Running { dir, server }).collect();
         Replicas(Rc::new(Inner {
@@ -69,6 +72,7 @@ impl Replicas {
             announced: announced.clone(),
             naming: naming.clone(),
             wanted: if naming.is_reached() { 0 } else { wanted },
+            keyring,
             running: RefCell::new(running),
         }))
     }
@@ -202,7 +206,8 @@ impl Replicas {
         identity::write_identity(&mut home, own).await?;
         let group = Group { founders: BTreeMap::new(), contacts, replaces };
         let name = self.0.naming.replica_name(&format!("meta-{raft_id:x}"));
-        let server = metas::start(platform, &self.0.peers, &home, &name, &address, group).await?;
+        let server =
+            metas::start(platform, &self.0.peers, &home, &name, &address, group, self.0.keyring.clone()).await?;
         crate::server::register_meta(&self.0.peers, &address, &server);
         self.0.meta.add_address(&address);
         self.0.announced.has_replica(store, &address);

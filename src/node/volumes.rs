@@ -3,6 +3,7 @@
 use block_gateway::registry::Registry;
 use client::meta::MetaClient;
 use client::volume::{self, CHUNK_LEN as VOLUME_CHUNK, VolumeError};
+use crypto::suite::Suite;
 use proto::query::{Ask, AskAll, AskChunks};
 use proto::rows::chunk_state;
 use proto::volume::{Qos, SnapshotRow, VolumeChunk, VolumeRow};
@@ -114,7 +115,12 @@ async fn create(meta: &MetaClient, ask: asks::Create) -> Result<Value, Denied> {
     };
     // Volumes are dealt out to partitions, so that they need not all have one leader.
     let partition = meta.platform().random().below(u64::from(cluster.partitions.max(1)));
-    let row = volume::create(meta, &ask.name, ask.size, policy, Partition(partition as u16)).await.map_err(denied)?;
+    let cipher = match ask.cipher.as_str() {
+        "" => None,
+        name => Some(name.parse::<Suite>().map_err(|error| Denied::bad(error.to_string()))?),
+    };
+    let partition = Partition(partition as u16);
+    let row = volume::create(meta, &ask.name, ask.size, policy, partition, cipher).await.map_err(denied)?;
     Ok(tree(&row))
 }
 
@@ -212,6 +218,7 @@ fn tree(row: &VolumeRow) -> Value {
         "created_ms": row.created_ms,
         "attached_by": (row.session != 0).then_some(&row.owner),
         "cloned_from": row.base.as_ref().map(|base| &base.name),
+        "encryption": row.encryption.as_ref().map(|how| Suite::of_number(how.suite).map_or("unknown", Suite::name)),
         "qos": { "iops": qos.iops, "bytes": qos.bytes, "burst_s": qos.burst_s },
     })
 }

@@ -1,11 +1,13 @@
 //! Volumes as rows: made, listed, resized, deleted.
 
+use crypto::suite::Suite;
+use proto::level;
 use proto::meta::{Body, refusal};
 use proto::query::{Ask, AskAll, AskBucket};
 use proto::rows::RedundancyRow;
 use proto::volume::{
-    AskSnapshots, AskVolumeChunks, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, Qos, RenameVolume,
-    ResizeVolume, SetQos, SnapshotRow, VolumeChunk, VolumeRow, WantSnapshot,
+    AskSnapshots, AskVolumeChunks, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, Encryption, Qos,
+    RenameVolume, ResizeVolume, SetQos, SnapshotRow, VolumeChunk, VolumeRow, WantSnapshot,
 };
 use types::ids::Partition;
 use types::redundancy::Redundancy;
@@ -25,18 +27,28 @@ pub(super) fn told(error: MetaError) -> VolumeError {
         error => VolumeError::Unavailable(error.to_string()),
     }
 }
-/// Makes a volume that reads as zeroes.
+/// Makes a volume that reads as zeroes, encrypted by a key of its own if a cipher is given.
 ///
 /// # Errors
-/// The name is taken or not one, the size is none.
+/// The name is taken or not one, the size is none; the cluster has no root key or is of an older feature level.
 pub async fn create(
     meta: &MetaClient,
     name: &str,
     size: u64,
     redundancy: Redundancy,
     partition: Partition,
+    cipher: Option<Suite>,
 ) -> Result<VolumeRow, VolumeError> {
-    let body = CreateVolume { name: name.into(), size, redundancy: RedundancyRow::from(redundancy) };
+    if cipher.is_some() {
+        // A leader of an older version would make one that is not encrypted.
+        let cluster = meta.query(Ask::Cluster(AskAll {})).await.map_err(told)?.cluster;
+        if cluster.is_none_or(|row| row.feature_level < level::ENCRYPTION) {
+            let text = "the cluster is of a feature level without encryption: bixi cluster finalize";
+            return Err(VolumeError::Refused(text.into()));
+        }
+    }
+    let encryption = cipher.map(|suite| Encryption { suite: suite.number(), ..Encryption::default() });
+    let body = CreateVolume { name: name.into(), size, redundancy: RedundancyRow::from(redundancy), encryption };
     let outcome = meta.command(partition, Body::CreateVolume(body)).await.map_err(told)?;
     outcome.volume.ok_or_else(|| VolumeError::Damaged("a volume was made, and is not told of".into()))
 }

@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::counts::Counts;
+use super::encrypted::{Cipher, Doubt, Hold, forget, note};
 use super::index::{Index, Piece};
 use super::journal::{Ended, Journal, Orders, Record};
 use super::mapped::Mapped;
@@ -38,9 +39,11 @@ pub(super) const LEASE: Duration = Duration::from_secs(1);
 /// Who takes over waits for so long after it has sealed: clocks do not run that differently.
 pub(super) const LEASE_OVER: Duration = Duration::from_millis(1250);
 /// Bytes that one entry clears at most.
-const CLEAR_MAX: u64 = 1 << 30;
+pub(super) const CLEAR_MAX: u64 = 1 << 30;
+/// Changes that may be asked for in one record.
+const TOGETHER_MAX: usize = 3;
 /// Entries of one clearing that wait at once.
-const CLEARS_MAX: usize = 64;
+pub(super) const CLEARS_MAX: usize = 64;
 
 /// Why a volume did not do what it was asked.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -98,13 +101,19 @@ impl From<WriteError> for VolumeError {
     }
 }
 
+/// How a change ends.
+pub(super) type Wait = oneshot::Receiver<Result<(), VolumeError>>;
+
 /// A change that waits for its record.
 struct Change {
     entry: Entry,
     data: Bytes,
     done: oneshot::Sender<Result<(), VolumeError>>,
-    /// Dropped when the change is carried out or has failed.
+    /// The next one is in the same record: nobody finds one of them without the other.
+    with_next: bool,
+    /// Dropped, as the next field, when the change is carried out or has failed.
     _pin: Pin,
+    _hold: Option<Rc<Hold>>,
 }
 
 /// Keeps the index pages of a range here.
@@ -171,6 +180,10 @@ pub(super) struct Inner {
     pub revision: Cell<u64>,
     /// Chunks of a lower order are kept for snapshots, as of a revision.
     pub kept: Cell<(u64, u64)>,
+    /// Of an encrypted volume: ranges that changes have for themselves, and those whose fate is not known.
+    pub holds: RefCell<Vec<(u64, u64)>>,
+    pub freed: tokio::sync::Notify,
+    pub doubts: RefCell<Vec<Doubt>>,
 }
 
 /// What recovery found.
@@ -180,6 +193,8 @@ pub(super) struct Found {
     pub index: Index,
     pub sequence: u64,
     pub order: u64,
+    /// What its bytes are encrypted by, if they are.
+    pub cipher: Option<Cipher>,
 }
 
 /// A volume that this process owns. Cheap to clone.
@@ -204,7 +219,7 @@ impl Volume {
             platform,
             pace,
             meta,
-            map: Mapped::new(reader, found.index, pace.extents_max),
+            map: Mapped::new(reader, found.index, pace.extents_max, found.cipher),
             journal,
             name: row.name.clone(),
             id: row.id,
@@ -231,6 +246,9 @@ impl Volume {
             taking: RefCell::default(),
             revision: Cell::new(0),
             kept: Cell::new((u64::MAX, u64::MAX)),
+            holds: RefCell::default(),
+            freed: tokio::sync::Notify::new(),
+            doubts: RefCell::default(),
         }))
     }
 
@@ -270,15 +288,28 @@ impl Volume {
             counts.writes += 1;
             counts.written_bytes += data.len() as u64;
         });
+        match &self.0.map.cipher {
+            Some(cipher) => Box::pin(self.write_encrypted(cipher, start, &data)).await,
+            None => all(self.put(start, &data, None).await?).await,
+        }
+    }
+
+    /// Queues bytes as they are to be stored.
+    pub(super) async fn put(
+        &self,
+        start: u64,
+        data: &Bytes,
+        hold: Option<&Rc<Hold>>,
+    ) -> Result<Vec<Wait>, VolumeError> {
         let mut waits = Vec::new();
         let mut at = 0;
         while at < data.len() {
             let len = (data.len() - at).min(self.0.journal.record_max());
             let entry = Entry { kind: EntryKind::Write, start: start + at as u64, len: len as u32 };
-            waits.push(self.enter(entry, data.slice(at..at + len)).await?);
+            waits.push(self.enter(entry, data.slice(at..at + len), hold).await?);
             at += len;
         }
-        all(waits).await
+        Ok(waits)
     }
 
     /// Makes a range read as zeroes and gives its space back; durable when this returns.
@@ -288,11 +319,14 @@ impl Volume {
     pub async fn clear(&self, start: u64, len: u64) -> Result<(), VolumeError> {
         self.check(start, len)?;
         self.admit(0).await;
+        if let Some(cipher) = &self.0.map.cipher {
+            return Box::pin(self.clear_encrypted(cipher, start, len)).await;
+        }
         let (mut waits, mut at, end) = (Vec::new(), start, start + len);
         while at < end {
             let part = (end - at).min(CLEAR_MAX);
             let entry = Entry { kind: EntryKind::Clear, start: at, len: part as u32 };
-            waits.push(self.enter(entry, Bytes::new()).await?);
+            waits.push(self.enter(entry, Bytes::new(), None).await?);
             at += part;
             // The largest volumes would fill the memory with what waits.
             if waits.len() == CLEARS_MAX {
@@ -357,20 +391,43 @@ impl Volume {
     }
 
     /// Queues a change; what is answered comes when its record is through.
-    async fn enter(
-        &self,
-        entry: Entry,
-        data: Bytes,
-    ) -> Result<oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
+    pub(super) async fn enter(&self, entry: Entry, data: Bytes, hold: Option<&Rc<Hold>>) -> Result<Wait, VolumeError> {
         let pin = self.pinned(entry).await?;
         while self.0.waiting.get() > WAITING_MAX {
             self.0.room.notified().await;
         }
-        let (done, wait) = oneshot::channel();
-        self.0.waiting.set(self.0.waiting.get() + data.len());
-        self.0.queue.borrow_mut().push_back(Change { entry, data, done, _pin: pin });
+        let wait = self.queued(entry, data, pin, hold.cloned(), false);
         self.pump_soon();
         Ok(wait)
+    }
+
+    fn queued(&self, entry: Entry, data: Bytes, pin: Pin, hold: Option<Rc<Hold>>, with_next: bool) -> Wait {
+        let (done, wait) = oneshot::channel();
+        self.0.waiting.set(self.0.waiting.get() + data.len());
+        self.0.queue.borrow_mut().push_back(Change { entry, data, done, with_next, _pin: pin, _hold: hold });
+        wait
+    }
+
+    /// Queues changes that are in one record: at most [`TOGETHER_MAX`], with few bytes.
+    pub(super) async fn enter_together(
+        &self,
+        changes: Vec<(Entry, Bytes)>,
+        hold: &Rc<Hold>,
+    ) -> Result<Vec<Wait>, VolumeError> {
+        assert!(changes.len() <= TOGETHER_MAX, "they fit into a record beside others");
+        let mut pins = Vec::new();
+        for (entry, _) in &changes {
+            pins.push(self.pinned(*entry).await?);
+        }
+        while self.0.waiting.get() > WAITING_MAX {
+            self.0.room.notified().await;
+        }
+        let (mut waits, last) = (Vec::new(), changes.len());
+        for (number, ((entry, data), pin)) in (1..).zip(changes.into_iter().zip(pins)) {
+            waits.push(self.queued(entry, data, pin, Some(Rc::clone(hold)), number < last));
+        }
+        self.pump_soon();
+        Ok(waits)
     }
 
     /// Begins records when all that is ready now has been queued: requests that came together share one.
@@ -409,11 +466,11 @@ impl Volume {
 
     fn next_changes(&self) -> Vec<Change> {
         let mut queue = self.0.queue.borrow_mut();
-        let (mut changes, mut bytes) = (Vec::new(), 0);
+        let (mut changes, mut bytes) = (Vec::<Change>::new(), 0);
         while let Some(next) = queue.front() {
-            if !changes.is_empty() && bytes + next.data.len() > self.0.journal.record_max()
-                || changes.len() == ENTRIES_MAX
-            {
+            let is_over = bytes + next.data.len() > self.0.journal.record_max();
+            let is_full = is_over || changes.len() > ENTRIES_MAX - TOGETHER_MAX;
+            if is_full && changes.last().is_some_and(|before| !before.with_next) {
                 break;
             }
             bytes += next.data.len();
@@ -474,6 +531,10 @@ impl Volume {
                     let unchecked = self.0.platform.planted(PlantedBug::VolumeMoveUnchecked);
                     let moved_from = if unchecked { 0 } else { through.moved_from };
                     let in_vain = carry_out(&mut self.0.map.index.borrow_mut(), &entries, moved_from, chunk, offset);
+                    if through.moved_from == 0 && self.0.map.cipher.is_some() {
+                        let mut doubts = self.0.doubts.borrow_mut();
+                        entries.iter().for_each(|entry| forget(&mut doubts, entry));
+                    }
                     if in_vain > 0 {
                         self.0.platform.reached("volume write wins over a move");
                     }
@@ -483,6 +544,10 @@ impl Volume {
                     }
                 }
                 Err(error) => {
+                    if through.moved_from == 0 && self.0.map.cipher.is_some() {
+                        let mut doubts = self.0.doubts.borrow_mut();
+                        through.changes.iter().for_each(|change| note(&mut doubts, &change.entry));
+                    }
                     for change in through.changes {
                         let _ = change.done.send(Err(error.clone()));
                     }
@@ -511,7 +576,7 @@ impl Volume {
             return Ok(());
         }
         let entry = Entry { kind: EntryKind::Clear, start: 0, len: 0 };
-        let wait = self.enter(entry, Bytes::new()).await?;
+        let wait = self.enter(entry, Bytes::new(), None).await?;
         all(vec![wait]).await
     }
 
@@ -523,14 +588,14 @@ impl Volume {
             let pin = self.pinned(entry).await?;
             let (done, wait) = oneshot::channel();
             waits.push(wait);
-            changes.push(Change { entry, data, done, _pin: pin });
+            changes.push(Change { entry, data, done, with_next: false, _pin: pin, _hold: None });
         }
         self.begin(changes, record_kind::MOVED, from);
         all(waits).await
     }
 }
 
-async fn all(waits: Vec<oneshot::Receiver<Result<(), VolumeError>>>) -> Result<(), VolumeError> {
+pub(super) async fn all(waits: Vec<Wait>) -> Result<(), VolumeError> {
     let mut outcome = Ok(());
     for wait in waits {
         let one = wait.await.unwrap_or_else(|_| Err(VolumeError::Unavailable("the process is stopping".into())));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use crypto::suite::BLOCK;
 use platform::buffer::Buffer;
 use proto::journal::{Entry, Head, encode_head};
 use proto::meta::Body;
@@ -82,7 +83,8 @@ impl Journal {
             })
         });
         let policy = row.redundancy.policy().unwrap_or(Redundancy::Copies(1));
-        let record_max = RECORD_MAX.min((chunk_len / 2) as usize);
+        // Records of encrypted volumes hold whole blocks.
+        let record_max = RECORD_MAX.min((chunk_len / 2) as usize) / BLOCK as usize * BLOCK as usize;
         let writer = ChunkWriter::claiming(meta.clone(), shards.clone(), claim, chunk_len);
         Journal {
             writer,

@@ -3,12 +3,14 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
+use crypto::suite::BLOCK;
 use futures_util::future::try_join_all;
 use platform::buffer::Buffer;
 use proto::volume::{IndexPage, PageRow};
 use types::ids::ChunkId;
 
 use super::device::VolumeError;
+use super::encrypted::{Cipher, blocks};
 use super::index::{Index, Piece};
 use crate::chunk::reader::{ChunkReader, READ_MAX, ReadError};
 
@@ -21,15 +23,28 @@ pub(super) struct Mapped {
     pub reader: ChunkReader,
     pub index: RefCell<Index>,
     extents_max: usize,
+    /// What decrypts the bytes, if they are encrypted.
+    pub cipher: Option<Cipher>,
 }
 
 impl Mapped {
-    pub(super) fn new(reader: ChunkReader, index: Index, extents_max: usize) -> Mapped {
-        Mapped { reader, index: RefCell::new(index), extents_max }
+    pub(super) fn new(reader: ChunkReader, index: Index, extents_max: usize, cipher: Option<Cipher>) -> Mapped {
+        Mapped { reader, index: RefCell::new(index), extents_max, cipher }
     }
 
     /// Reads a range.
     pub(super) async fn read(&self, start: u64, len: u64) -> Result<Bytes, VolumeError> {
+        if self.cipher.is_none() {
+            return self.read_stored(start, len).await;
+        }
+        let (from, upto) = blocks(start, start + len);
+        let whole = self.read_stored(from, upto - from).await?;
+        let at = (start - from) as usize;
+        Ok(whole.slice(at..at + len as usize))
+    }
+
+    /// Reads a range; of an encrypted volume one of whole blocks.
+    async fn read_stored(&self, start: u64, len: u64) -> Result<Bytes, VolumeError> {
         for _ in 0..LOOKS {
             match self.read_now(start, len).await {
                 Ok(bytes) => return Ok(bytes),
@@ -47,7 +62,11 @@ impl Mapped {
         if let [Piece { at: Some((chunk, offset)), len, .. }] = pieces[..]
             && len <= READ_MAX
         {
-            return self.reader.read_once(ChunkId(chunk), offset, len).await;
+            let bytes = self.reader.read_once(ChunkId(chunk), offset, len).await?;
+            let Some(cipher) = &self.cipher else { return Ok(bytes) };
+            let mut bytes = Buffer::copy_of(&bytes);
+            decrypt(cipher, start, &mut bytes)?;
+            return Ok(bytes.freeze());
         }
         Box::pin(self.read_pieces(start, len, &pieces)).await
     }
@@ -71,7 +90,11 @@ impl Mapped {
         }
         let mut out = Buffer::zeroed(len as usize);
         for (place, bytes) in try_join_all(reads).await? {
-            out[place..place + bytes.len()].copy_from_slice(&bytes);
+            let out = &mut out[place..place + bytes.len()];
+            out.copy_from_slice(&bytes);
+            if let Some(cipher) = &self.cipher {
+                decrypt(cipher, start + place as u64, out)?;
+            }
         }
         Ok(out.freeze())
     }
@@ -125,6 +148,16 @@ impl Mapped {
         let installed = self.index.borrow_mut().install(row, &page);
         installed.map_err(|error| VolumeError::Damaged(error.to_string()))
     }
+}
+
+/// Decrypts what lies at a place of the volume.
+fn decrypt(cipher: &Cipher, start: u64, bytes: &mut [u8]) -> Result<(), ReadError> {
+    if !start.is_multiple_of(BLOCK) || !(bytes.len() as u64).is_multiple_of(BLOCK) {
+        // The index comes from disks.
+        return Err(ReadError::TooFewShards(format!("the index names {} bytes at {start}: no blocks", bytes.len())));
+    }
+    cipher.decrypt(start, bytes);
+    Ok(())
 }
 
 /// Keeps the pages of a range here, or lets them stay when they come.

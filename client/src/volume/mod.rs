@@ -13,6 +13,7 @@
 //! - [`checkpoint`] writes the index into the journal, and gives back chunks in which nothing is alive.
 //! - [`snapshots`] keeps the index as it was at a moment, which costs no more than noting the moment, and
 //!   reads it; [`mapped`] is an index with its chunks, also of a volume.
+//! - [`encrypted`] encrypts what is written, before it is in a record.
 //! - [`watch`] hears what is asked of the volume elsewhere: snapshots, another size, limits ([`qos`]).
 //! - [`recover`] takes a volume over: raises its epoch, seals its chunks, reads index and journal again.
 //!
@@ -23,6 +24,7 @@ mod admin;
 mod checkpoint;
 mod counts;
 mod device;
+mod encrypted;
 pub mod index;
 mod journal;
 mod mapped;

@@ -22,6 +22,7 @@ use types::ids::ChunkId;
 
 use super::admin::{chunks, named, snapshot_numbered, snapshots, told};
 use super::device::{Found, LEASE_OVER, Volume, VolumeError, carry_out};
+use super::encrypted::{Cipher, cipher_of};
 use super::index::{Index, Moment};
 use super::journal::{Ended, Journal, Orders, partition_of};
 use super::pace::Pace;
@@ -85,7 +86,7 @@ impl Volume {
     ) -> Result<Volume, VolumeError> {
         let Claim { owner, force, only_epoch, pace } = claim;
         let clock = meta.platform().clock().clone();
-        let (row, before, since) = become_owner(meta, name, owner, force, only_epoch).await?;
+        let (row, before, since, cipher) = become_owner(meta, name, owner, force, only_epoch).await?;
         let orders: Orders = Rc::default();
         let ended: Ended = Rc::default();
         let mut all = chunks(meta, row.id).await?;
@@ -120,7 +121,7 @@ impl Volume {
             clock.sleep(LEASE_OVER - waited).await;
         }
         let journal = Journal::new(meta, shards, reader, &row, Rc::clone(&orders), Rc::clone(&ended), pace.chunk_len);
-        let found = Found { since, index, sequence, order };
+        let found = Found { since, index, sequence, order, cipher };
         let volume = Volume::new(meta.clone(), reader.clone(), journal, &row, orders, ended, found, pace);
         tracing::info!(volume = name, epoch = row.epoch, chunks = all.len(), sequence, "volume is attached");
         meta.platform().tasks().spawn(Volume::tend(Rc::downgrade(&volume.0))).detach();
@@ -129,14 +130,15 @@ impl Volume {
     }
 }
 
-/// Answers the volume's row now, and before, and when it was asked for.
+/// Answers the volume's row now, and before, and when it was asked for, and what encrypts it: who has no key for
+/// a volume does not take it from anybody.
 async fn become_owner(
     meta: &MetaClient,
     name: &str,
     owner: &str,
     force: bool,
     only_epoch: u64,
-) -> Result<(VolumeRow, VolumeRow, Instant), VolumeError> {
+) -> Result<(VolumeRow, VolumeRow, Instant, Option<Cipher>), VolumeError> {
     let clock = meta.platform().clock();
     let deadline = clock.now() + OWNER_PATIENCE;
     loop {
@@ -144,13 +146,17 @@ async fn become_owner(
         if only_epoch > 0 && before.epoch != only_epoch {
             return Err(VolumeError::Fenced(format!("volume {name} was attached by {} since", before.owner)));
         }
+        let cipher = cipher_of(meta, &before).await?;
         let take_over = force || before.owner == owner;
         let since = clock.now();
         let body = AttachVolume { name: name.into(), owner: owner.into(), take_over, only_epoch };
         match meta.command(partition_of(before.id), Body::AttachVolume(body)).await {
             Ok(outcome) => {
                 let row = outcome.volume.ok_or_else(|| VolumeError::Damaged("attached to nothing".into()))?;
-                return Ok((row, before, since));
+                // Another one of the name may have come meanwhile.
+                let is_same = row.encryption == before.encryption;
+                let cipher = if is_same { cipher } else { cipher_of(meta, &row).await? };
+                return Ok((row, before, since, cipher));
             }
             // Its owner may be dead: the leader knows after some seconds.
             Err(MetaError::Refused { code: refusal::VOLUME_BUSY | refusal::OTHER_BODY, text, .. }) => {

@@ -17,6 +17,7 @@ use types::ids::ChunkId;
 
 use super::admin::{named, snapshot_named, snapshot_numbered, told, want_snapshot};
 use super::device::{Volume, VolumeError};
+use super::encrypted::cipher_of;
 use super::index::{Index, Moment, Piece};
 use super::journal::partition_of;
 use super::mapped::{Change, Mapped, changes};
@@ -198,8 +199,10 @@ impl Snapshot {
         let missing = || VolumeError::NotFound(format!("there is no snapshot {name}@{snapshot}"));
         let row = snapshot_named(meta, &volume, snapshot).await?.ok_or_else(missing)?;
         let row = ready(meta, shards, reader, owner, volume.id, row).await?;
+        let cipher = cipher_of(meta, &volume).await?;
         let index = read_root(reader, &row.root).await?;
-        Ok(Snapshot(Rc::new(Held { row, map: Mapped::new(reader.clone(), index, Pace::default().extents_max) })))
+        let map = Mapped::new(reader.clone(), index, Pace::default().extents_max, cipher);
+        Ok(Snapshot(Rc::new(Held { row, map })))
     }
 
     /// Bytes.

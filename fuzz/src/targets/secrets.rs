@@ -1,12 +1,15 @@
-//! Text forms of secrets, sealed secrets and the handshake's proofs.
+//! Text forms of secrets, sealed secrets, ciphers for volumes and the handshake's proofs.
 
+use crypto::envelope::{NUMBER_LEN, ROOT_LEN, RootKey};
 use crypto::hash::{base64_decode, base64_encode, constant_time_eq, hex_decode, hex_encode};
 use crypto::mac::{FrameMac, Role, proof, session_key};
 use crypto::seal::{KEY_LEN, NONCE_LEN, open, seal};
+use crypto::secret::Secret;
+use crypto::suite::{BLOCK, SUITES};
 
 use crate::input::Input;
 
-/// Hex, base64, AES-GCM, proofs and tags.
+/// Hex, base64, AES-GCM, XTS, wrapped keys, proofs and tags.
 pub fn secrets(input: &mut Input) {
     let bytes = input.bytes(60);
     assert_eq!(hex_decode(&hex_encode(&bytes)).as_ref(), Some(&bytes), "hex reads back");
@@ -19,6 +22,7 @@ pub fn secrets(input: &mut Input) {
         assert_eq!(base64_encode(&read), text, "base64 has one spelling");
     }
     sealed(input, &bytes);
+    at_rest(input, &bytes);
     handshake(input);
 }
 
@@ -33,6 +37,36 @@ fn sealed(input: &mut Input, plain: &[u8]) {
     let mut bad = whole.clone();
     input.damage(&mut bad);
     assert!(bad == whole || open(&key, nonce, &context, &bad).is_err(), "damage is seen");
+}
+
+/// Ciphers for volumes, in any pieces, and the envelope of their keys.
+fn at_rest(input: &mut Input, text: &[u8]) {
+    let _ = RootKey::parse(text);
+    let suite = SUITES[input.below(SUITES.len())];
+    let key = Secret::new(input.exactly(suite.key_len()));
+    let Ok(cipher) = suite.cipher(&key) else { return };
+    let (start, count) = (input.number() % (64 << 40) / BLOCK * BLOCK, 1 + input.below(600));
+    let plain = input.exactly(count * BLOCK as usize);
+    let mut whole = plain.clone();
+    cipher.encrypt(start, &mut whole);
+    let cut = input.below(count + 1) * BLOCK as usize;
+    let (mut one, mut other) = (plain[..cut].to_vec(), plain[cut..].to_vec());
+    cipher.encrypt(start, &mut one);
+    cipher.encrypt(start + cut as u64, &mut other);
+    one.extend_from_slice(&other);
+    assert_eq!(one, whole, "pieces are encrypted as the whole is");
+    cipher.decrypt(start, &mut whole);
+    assert_eq!(whole, plain);
+    let root = RootKey::draw(|bytes| bytes.copy_from_slice(&input.exactly(ROOT_LEN)));
+    let (mut number, mut nonce) = ([0; NUMBER_LEN], [0; NONCE_LEN]);
+    number.copy_from_slice(&input.exactly(NUMBER_LEN));
+    nonce.copy_from_slice(&input.exactly(NONCE_LEN));
+    let wrapped = root.wrap(suite, &number, nonce, &key).expect("a key of the suite");
+    let opened = root.unwrap(suite, &number, &wrapped).expect("it opens with what it was wrapped by");
+    assert_eq!(opened.expose(), key.expose());
+    let mut bad = wrapped.clone();
+    input.damage(&mut bad);
+    assert!(bad == wrapped || root.unwrap(suite, &number, &bad).is_err(), "damage is seen");
 }
 
 fn handshake(input: &mut Input) {

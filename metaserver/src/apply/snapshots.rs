@@ -229,6 +229,7 @@ pub(super) fn clone(txn: &mut Txn<'_>, env: &Env, body: &CloneVolume) -> Applied
         created_ms: env.now_ms,
         used: snapshot.used,
         base: Some(Base { volume: parent.id, snapshot: snapshot.number, name }),
+        encryption: parent.encryption.clone(),
         ..VolumeRow::default()
     };
     txn.put_bytes(keys::volume_number(env.partition, id), row.name.clone().into_bytes());

@@ -84,6 +84,7 @@ pub(super) fn create(txn: &mut Txn<'_>, env: &Env, body: &CreateVolume) -> Appli
         size: body.size,
         redundancy: body.redundancy,
         created_ms: env.now_ms,
+        encryption: body.encryption.clone(),
         ..VolumeRow::default()
     };
     txn.put(keys::volume(&row.name), &row);
@@ -107,7 +108,8 @@ pub(super) fn delete(txn: &mut Txn<'_>, env: &Env, body: &DeleteVolume) -> Appli
     }
     txn.delete(keys::volume(&row.name));
     txn.delete(keys::volume_number(env.partition, row.id));
-    let row = VolumeRow { deleting: true, ..row };
+    // Without its key what its chunks hold is noise, whenever they go; clones have the key in rows of their own.
+    let row = VolumeRow { deleting: true, encryption: None, ..row };
     txn.put(keys::deleted_volume(env.partition, row.id), &row);
     done(row)
 }

@@ -14,6 +14,7 @@ mod group;
 mod heartbeat;
 mod homes;
 mod jobs;
+pub mod keyring;
 mod listing;
 pub mod placement;
 mod planner;
@@ -49,6 +50,7 @@ use self::census::Rounds;
 use self::disk_table::DiskTable;
 use self::heartbeat::Liveness;
 use self::jobs::Lease;
+use self::keyring::Keyring;
 use self::repairs::Repairs;
 use crate::apply::txn::Txn;
 use crate::consensus::replica::{Replica, ReplicaConfig, ReplicaError, StartError};
@@ -115,6 +117,7 @@ struct Inner {
     repaired: Cell<u64>,
     /// A command has changed a volume's row.
     volumes_changed: tokio::sync::Notify,
+    keyring: Keyring,
     disk: Disk,
     /// The disk of log and state is nearly full: only what frees space is taken.
     full: Cell<bool>,
@@ -173,6 +176,7 @@ impl MetaServer {
     ///
     /// # Errors
     /// See [`StartError`].
+    #[expect(clippy::too_many_arguments, reason = "its parts, put together in one place of each program")]
     pub async fn start(
         platform: Platform,
         disk: Disk,
@@ -181,6 +185,7 @@ impl MetaServer {
         name: String,
         config: ReplicaConfig,
         times: ServerTimes,
+        keyring: Keyring,
     ) -> Result<MetaServer, StartError> {
         let replica = Replica::start(platform.clone(), disk.clone(), state, peers.clone(), config).await?;
         let server = MetaServer(Rc::new(Inner {
@@ -206,6 +211,7 @@ impl MetaServer {
             status: RefCell::new(None),
             repaired: Cell::new(0),
             volumes_changed: tokio::sync::Notify::new(),
+            keyring,
             disk,
             full: Cell::new(false),
         }));
@@ -237,6 +243,7 @@ impl MetaServer {
             Request::CheckDisk(ask) => {
                 self.check_disk(ask).await.map(|checked| Reply::of(Answer::DiskChecked(checked)))
             }
+            Request::VolumeKey(ask) => self.volume_key(ask.volume).await.map(|key| Reply::of(Answer::VolumeKey(key))),
             Request::Raft(bytes) => {
                 if self.0.replica.receive(&bytes).await {
                     Ok(Reply::of(Answer::Done(Done {})))
@@ -321,7 +328,10 @@ impl MetaServer {
             Some(Body::SetRedundancy(body)) => self.can_have(body).await?,
             Some(Body::RaiseLevel(body)) => self.can_raise(body.level).await?,
             Some(Body::TrashBucket(_)) => self.needs_level(level::TRANSCODE).await?,
-            Some(Body::CreateVolume(_)) => self.needs_level(level::VOLUMES).await?,
+            Some(Body::CreateVolume(body)) => {
+                self.needs_level(level::VOLUMES).await?;
+                self.draw_key(body).await?;
+            }
             Some(Body::AttachVolume(body)) => self.judge_owner(body)?,
             Some(
                 Body::WantSnapshot(_)

@@ -20,6 +20,7 @@ use rpc::peers::Peers;
 use types::ids::{ClusterId, StoreId};
 use types::redundancy::Redundancy;
 
+use super::keyring::Keyring;
 use super::{MetaServer, ServerTimes};
 use crate::consensus::replica::ReplicaConfig;
 use crate::store::StateStore;
@@ -73,10 +74,18 @@ impl World {
         };
         let disk = platform.open_disk(Path::new("/m")).expect("disk");
         let state = StateStore::Memory(MemoryStore::default());
-        let server =
-            MetaServer::start(platform.clone(), disk, state, peers, "m".into(), config, ServerTimes::default())
-                .await
-                .expect("start");
+        let server = MetaServer::start(
+            platform.clone(),
+            disk,
+            state,
+            peers,
+            "m".into(),
+            config,
+            ServerTimes::default(),
+            Keyring::default(),
+        )
+        .await
+        .expect("start");
         while !server.replica().is_leader() {
             platform.clock().sleep(Duration::from_millis(10)).await;
         }

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! GET  /v1/volumes                                              all of them
-//! POST /v1/volumes          {"name":..,"size":..,"redundancy":..}  makes one; without redundancy the cluster's
+//! POST /v1/volumes          {"name":..,"size":..,"redundancy":..,"cipher":..}  makes one; without redundancy the
+//!                           cluster's, without cipher not encrypted
 //! POST /v1/volumes/status   {"name":..}                         one, with its snapshots
 //! POST /v1/volumes/resize   {"name":..,"size":..}
 //! POST /v1/volumes/delete   {"name":..}                         a volume, or with "@" a snapshot
@@ -101,6 +102,9 @@ pub struct Create {
     /// As it is written; empty: the cluster's.
     #[serde(default)]
     pub redundancy: String,
+    /// The cipher that it is encrypted by; empty: it is not.
+    #[serde(default)]
+    pub cipher: String,
 }
 
 /// See the module.

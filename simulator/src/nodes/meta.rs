@@ -5,9 +5,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crypto::envelope::RootKey;
 use metaserver::consensus::log::LogError;
 use metaserver::consensus::replica::{ReplicaConfig, StartError};
 use metaserver::server::MetaServer;
+use metaserver::server::keyring::Keyring;
 use metaserver::store::StateStore;
 use platform::Platform;
 use platform::planted::Planted;
@@ -57,8 +59,10 @@ pub async fn run(cluster: Rc<Cluster>, platform: Platform, index: usize) {
         };
         let state = StateStore::Memory(cluster.state(index));
         let times = cluster.shape.times;
-        match MetaServer::start(platform.clone(), disk, state, peers.clone(), node.name(), config.clone(), times).await
-        {
+        let (peers, config) = (peers.clone(), config.clone());
+        // The same for all, as an operator would see to it.
+        let keyring = Keyring::new(Some(RootKey::draw(|bytes| bytes.fill(0x5a))));
+        match MetaServer::start(platform.clone(), disk, state, peers, node.name(), config, times, keyring).await {
             Ok(server) => break server,
             Err(StartError::Log(LogError::Disk(error))) => {
                 tracing::warn!(node = node.name(), %error, "replica cannot start yet");

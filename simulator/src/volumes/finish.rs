@@ -27,7 +27,11 @@ pub async fn found(cluster: &Rc<Cluster>, layers: &Layers) -> Result<(), VolumeE
     for number in 0..work.volumes {
         let name = format!("v{number}");
         let partition = types::ids::Partition(0);
-        volume::create(&layers.meta, &name, super::history::SIZE, cluster.shape.policy, partition).await?;
+        let cipher = work.ciphers[number % work.ciphers.len()];
+        volume::create(&layers.meta, &name, super::history::SIZE, cluster.shape.policy, partition, cipher).await?;
+        if cipher.is_some() {
+            cluster.situation("volume is encrypted");
+        }
         cluster.volumes.add(name, None);
     }
     Ok(())

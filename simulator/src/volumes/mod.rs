@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use client::volume::{Pace, VolumeError};
+use crypto::suite::Suite;
 use platform::Platform;
 use platform::clock::Instant;
 
@@ -46,12 +47,17 @@ pub struct VolumeWork {
     pub people: Duration,
     /// How owners look after volumes.
     pub pace: Pace,
+    /// What the first volume is encrypted by, and the second.
+    pub ciphers: [Option<Suite>; 2],
 }
 
 impl VolumeWork {
     /// What `seed` draws.
     pub fn draw(seed: u64, clients: usize) -> VolumeWork {
         let draw = Draw::new(seed ^ 0x766f_6c75_6d65);
+        // A stream of its own, so that what was drawn before it came stays as it was.
+        let ciphers = Draw::new(seed ^ 0x6369_7068_6572);
+        let cipher = || *ciphers.pick(&[None, Some(Suite::Aes256Xts), Some(Suite::Sm4Xts)]);
         VolumeWork {
             volumes: draw.between(1, 2) as usize,
             owners: (draw.between(1, 2) as usize).min(clients),
@@ -68,6 +74,7 @@ impl VolumeWork {
                 // With the last one every chunk is worth copying out, again and again.
                 chunk_len: *draw.pick(&[64 << 10, 128 << 10, 256 << 10, 64 << 20]),
             },
+            ciphers: [cipher(), cipher()],
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use proto::meta::EndSession;
 use proto::volume::{
-    AttachVolume, Checkpoint, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, DetachVolume, PurgeVolume,
-    RenameVolume, ResizeVolume, RollBack, SnapshotRow, SweepVolume, TakeChunks, TakeSnapshot, VolumeRow, WantSnapshot,
+    AttachVolume, Checkpoint, CloneVolume, CreateVolume, DeleteSnapshot, DeleteVolume, DetachVolume, Encryption,
+    PurgeVolume, RenameVolume, ResizeVolume, RollBack, SnapshotRow, SweepVolume, TakeChunks, TakeSnapshot, VolumeRow,
+    WantSnapshot,
 };
 
 use super::*;
@@ -11,7 +12,7 @@ use super::*;
 impl World {
     fn volume(&mut self, name: &str) -> VolumeRow {
         let redundancy = RedundancyRow::from(Redundancy::Copies(2));
-        let body = CreateVolume { name: name.into(), size: 1 << 30, redundancy };
+        let body = CreateVolume { name: name.into(), size: 1 << 30, redundancy, encryption: None };
         self.command(1, Body::CreateVolume(body)).volume.expect("made")
     }
 
@@ -51,8 +52,9 @@ impl World {
 #[test]
 fn names_sizes_and_policies_are_looked_at() {
     let mut world = World::new();
-    let create =
-        |name: &str, size, redundancy| Body::CreateVolume(CreateVolume { name: name.into(), size, redundancy });
+    let create = |name: &str, size, redundancy| {
+        Body::CreateVolume(CreateVolume { name: name.into(), size, redundancy, encryption: None })
+    };
     let good = RedundancyRow::from(Redundancy::Copies(2));
     for body in [
         create("a/b", 1, good),
@@ -334,4 +336,22 @@ fn snapshots_without_an_owner_and_wishes_to_one() {
     assert_eq!(journal.world.attach("u", false).refusal, refusal::NONE);
     let again = AttachVolume { name: "u".into(), owner: "o".into(), take_over: true, only_epoch: 1 };
     assert_eq!(journal.world.command(1, Body::AttachVolume(again)).refusal, refusal::VOLUME_FENCED);
+}
+
+#[test]
+fn key_of_a_volume_goes_with_it_and_stays_with_its_clones() {
+    let mut world = World::new();
+    let redundancy = RedundancyRow::from(Redundancy::Copies(2));
+    let encryption = Some(Encryption { suite: 1, number: vec![1; 16], root: vec![2; 8], wrapped: vec![3; 92] });
+    let body = CreateVolume { name: "v".into(), size: 1 << 30, redundancy, encryption: encryption.clone() };
+    let made = world.command(1, Body::CreateVolume(body)).volume.expect("made");
+    assert_eq!(made.encryption, encryption);
+    let body = TakeSnapshot { name: "v".into(), snapshot: "s".into(), epoch: 0, sequence: 0 };
+    assert_eq!(world.command(1, Body::TakeSnapshot(body)).refusal, refusal::NONE);
+    let body = CloneVolume { from: "v".into(), snapshot: "s".into(), name: "c".into(), size: 0, redundancy: None };
+    assert_eq!(world.command(1, Body::CloneVolume(body)).volume.expect("cloned").encryption, encryption);
+    let gone = world.command(1, Body::DeleteVolume(DeleteVolume { name: "v".into() })).volume.expect("deleted");
+    assert_eq!(gone.encryption, None);
+    let body = RenameVolume { name: "c".into(), to: "d".into() };
+    assert_eq!(world.command(1, Body::RenameVolume(body)).volume.expect("renamed").encryption, encryption);
 }
