@@ -206,7 +206,7 @@ def test_an_encrypted_volume_does_what_others_do(cipher, tmp_path):
     wait_for("v is free", lambda: server.command("volume", "delete", "v", "--yes").returncode == 0, pause=0.3)
     server.kill()
     server.start()
-    assert whole(server, "c@last") == changed + bytes(4 * MIB)
+    assert whole(server, "c@last", SIZE + 4 * MIB) == changed + bytes(4 * MIB)
     assert server.stop() == 0
 
 
