@@ -1,3 +1,5 @@
+//! The ciphers against the published vectors, and what the code adds to them: any run of blocks, any place.
+
 use aes_gcm::aes::cipher::BlockCipherEncrypt as _;
 
 use super::{BLOCK, BlockSuite, SUITES, Suite, UNIT};
