@@ -464,6 +464,9 @@ impl ChunkWriter {
                 },
                 (_, granted) => granted,
             };
+            if let Ok(chunks) = &granted {
+                this.look_up(chunks).await;
+            }
             line.grants.set(line.grants.get() + 1);
             match granted {
                 Ok(chunks) => {
@@ -478,6 +481,17 @@ impl ChunkWriter {
             line.granting.set(false);
             line.granted.notify_waiters();
         }));
+    }
+
+    /// Learns where the disks of these chunks are, some of which may have come since the map was fetched: by the time
+    /// the chunks are written to, there may be no metaserver to ask.
+    async fn look_up(&self, chunks: &[ChunkEntry]) {
+        for shard in chunks.iter().flat_map(|entry| &entry.row.shards) {
+            if let Err(error) = self.0.shards.disks().place(shard.disk).await {
+                tracing::debug!(%error, disk = shard.disk, "where a disk is will be asked when it is written to");
+                return;
+            }
+        }
     }
 
     /// `slow` = disks that it was known with: it may lie on them, for lack of others.
